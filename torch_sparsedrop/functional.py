@@ -42,7 +42,7 @@ def linear(
         raise ValueError(
             f"drop_in and drop_out must have equal row blocks, got blocks {drop_in.block} and {drop_out.block}"
         )
-    return Linear.apply(x, weight, bias, *into, *out, REVISION)  # type: ignore[no-any-return]
+    return Linear.apply(x, weight, bias, *into, *out, REVISION)
 
 
 def _mask_arguments(mask: BlockMask | None, name: str, x: Tensor, rows: int, cols: int) -> tuple[Any, Any, list[int]]:

@@ -85,7 +85,7 @@ class Linear(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         x: Tensor, weight: Tensor, bias: Tensor | None,
         plan_in: Tensor | None, scale_in: Tensor | None, block_in: list[int],
         plan_out: Tensor | None, scale_out: Tensor | None, block_out: list[int], revision: int,
@@ -104,7 +104,7 @@ class WeightGrad(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         grad: Tensor, x: Tensor,
         plan_in: Tensor | None, scale_in: Tensor | None, block_in: list[int],
         plan_out: Tensor | None, scale_out: Tensor | None, block_out: list[int], revision: int,

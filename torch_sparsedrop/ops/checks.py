@@ -31,12 +31,11 @@ def check_block(block: object, name: str = "block") -> tuple[int, int]:
     return pair[0], pair[1]
 
 
-def check_shapes(x: object, weight: object) -> None:
+def check_shapes(x: Tensor, weight: Tensor) -> None:
     """``x`` (..., K) and ``weight`` (N, K), whatever their dtypes."""
     for tensor, name in ((x, "x"), (weight, "weight")):
         if not isinstance(tensor, Tensor):
             raise TypeError(f"{name} must be a Tensor, got {type(tensor).__name__}")
-    assert isinstance(x, Tensor) and isinstance(weight, Tensor)
     if x.dim() < 1:
         raise ValueError("x must have at least one dimension, (..., K), got a 0-dim tensor")
     if weight.dim() != 2:

@@ -1,4 +1,4 @@
-"""Who computes: one module for each kind of kernel. The dispatcher picks by device; the reference serves what is left."""
+"""Who computes, one module for each kind of kernel: the dispatcher picks by device, the reference serves the rest."""
 
 from . import reference
 
