@@ -61,12 +61,7 @@ class Record:
 
     def machine(self) -> str:
         """The machine and the versions in one line."""
-        cpu, versions = self.environment["cpu"], self.environment["versions"]
-        name = f"{cpu['model']}, {self.settings.threads} threads"
-        if self.settings.device.startswith("cuda"):
-            name = self.environment["gpus"][0]["name"]
-        commit = f", commit {versions['commit']}" if versions["commit"] else ""
-        return f"{name}, PyTorch {versions['torch']}, torch_sparsedrop {versions['torch_sparsedrop']}{commit}"
+        return machine.line(self.settings.device, self.settings.threads, self.environment)
 
 
 def _rounded(value: Any) -> Any:

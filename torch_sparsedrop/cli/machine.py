@@ -54,6 +54,18 @@ def describe() -> dict[str, Any]:
     return {"versions": versions(), "cpu": cpu(), "gpus": gpus()}
 
 
+def line(device: str, threads: int | None = None, found: dict[str, Any] | None = None) -> str:
+    """What was measured on, in one line; ``found`` as `describe` gave it."""
+    found = found or describe()
+    versions = found["versions"]
+    if device.startswith("cuda"):
+        name = found["gpus"][0]["name"]
+    else:
+        name = f"{found['cpu']['model']}, {threads or found['cpu']['threads']} threads"
+    commit = f", commit {versions['commit']}" if versions["commit"] else ""
+    return f"{name}, PyTorch {versions['torch']}, torch_sparsedrop {versions['torch_sparsedrop']}{commit}"
+
+
 def commit() -> str | None:
     """The commit of a source checkout, marked where files differ from it; None for an installed copy."""
     root = Path(torch_sparsedrop.__file__).resolve().parents[1]
