@@ -80,58 +80,48 @@ def _weight_grad_backward(linear: Callable[..., Tensor], ctx: Any, cotangent: Te
     return dgrad, dx, *[None] * 7
 
 
-# Dynamo counts the parameters of `forward`, so they are spelled out.
 class Linear(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(
-        x: Tensor, weight: Tensor, bias: Tensor | None,
-        plan_in: Tensor | None, scale_in: Tensor | None, block_in: list[int],
-        plan_out: Tensor | None, scale_out: Tensor | None, block_out: list[int], revision: int,
-    ) -> Tensor:  # fmt: skip
-        masks = plan_in, scale_in, block_in, plan_out, scale_out, block_out
-        return _below_autograd(torch.ops.sparsedrop.linear.default, x, weight, bias, *masks, revision)
+    def forward(*args: Any) -> Tensor:
+        return _below_autograd(torch.ops.sparsedrop.linear.default, args)
 
     setup_context = staticmethod(_linear_setup)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
-        return _linear_backward(*_differentiable(), ctx, grad)
+        return _linear_backward(Linear.apply, WeightGrad.apply, ctx, grad)
 
 
 class WeightGrad(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(
-        grad: Tensor, x: Tensor,
-        plan_in: Tensor | None, scale_in: Tensor | None, block_in: list[int],
-        plan_out: Tensor | None, scale_out: Tensor | None, block_out: list[int], revision: int,
-    ) -> Tensor:  # fmt: skip
-        masks = plan_in, scale_in, block_in, plan_out, scale_out, block_out
-        return _below_autograd(torch.ops.sparsedrop.weight_grad.default, grad, x, *masks, revision)
+    def forward(*args: Any) -> Tensor:
+        return _below_autograd(torch.ops.sparsedrop.weight_grad.default, args)
 
     setup_context = staticmethod(_weight_grad_setup)
 
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor) -> Any:
-        return _weight_grad_backward(_differentiable()[0], ctx, cotangent)
+        return _weight_grad_backward(Linear.apply, ctx, cotangent)
 
 
-def _differentiable() -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
-    """Both ops for use in a backward: Dynamo cannot trace a Function there, and needs none."""
-    if torch.compiler.is_compiling():
-        return torch.ops.sparsedrop.linear, torch.ops.sparsedrop.weight_grad
-    return Linear.apply, WeightGrad.apply
-
-
-def _below_autograd(op: Any, *args: Any) -> Tensor:
+def _below_autograd(op: Any, args: tuple[Any, ...]) -> Tensor:
     """The kernel itself: the caller differentiates, and going through the overload's own rule costs 10 µs."""
-    if torch.compiler.is_compiling():
-        return op(*args)
     with torch._C._AutoDispatchBelowAutograd():
         return op(*args)
+
+
+def linear(*args: Any) -> Tensor:
+    """The differentiable op: the Function in eager mode, the overload where a compiler traces.
+
+    Compile caches do not take graphs with an autograd.Function in them, and there the overload costs nothing.
+    """
+    if torch.compiler.is_compiling():
+        return torch.ops.sparsedrop.linear(*args)
+    return Linear.apply(*args)
 
 
 torch.library.register_autograd(
