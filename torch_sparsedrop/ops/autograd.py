@@ -5,7 +5,7 @@
     db = s_out · Σ_rows (M_out ⊙ dY)             `weight_grad` against a column of ones
 
 with s = s_in · s_out. The derivatives of `weight_grad` are `linear` again, so gradients of any order
-follow. `Linear` and `WeightGrad` are the entrance from Python (cheap in eager mode, right under
+follow. `linear` and `weight_grad` here are the entrance from Python (cheap in eager mode, right under
 `torch.func`); the overloads in ``torch.ops`` are what a graph pass inserts.
 """
 
@@ -91,7 +91,7 @@ class Linear(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
-        return _linear_backward(Linear.apply, WeightGrad.apply, ctx, grad)
+        return _linear_backward(linear, weight_grad, ctx, grad)
 
 
 class WeightGrad(torch.autograd.Function):
@@ -105,7 +105,7 @@ class WeightGrad(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor) -> Any:
-        return _weight_grad_backward(Linear.apply, ctx, cotangent)
+        return _weight_grad_backward(linear, ctx, cotangent)
 
 
 def _below_autograd(op: Any, args: tuple[Any, ...]) -> Tensor:
@@ -114,15 +114,24 @@ def _below_autograd(op: Any, args: tuple[Any, ...]) -> Tensor:
         return op(*args)
 
 
-def linear(*args: Any) -> Tensor:
-    """The differentiable op: the Function in eager mode, the overload where a compiler traces.
+def _entrance(function: type[torch.autograd.Function], op: Any) -> Callable[..., Tensor]:
+    """The differentiable op, by the cheapest way that is right where it is called."""
+    # What Function.apply ends in. On its way there it inspects forward's signature: 10 µs a call.
+    apply = super(torch.autograd.Function, function).apply  # type: ignore[misc]
 
-    Compile caches do not take graphs with an autograd.Function in them, and there the overload costs nothing.
-    """
-    if torch.compiler.is_compiling():
-        return torch.ops.sparsedrop.linear(*args)
-    return Linear.apply(*args)
+    def call(*args: Any) -> Tensor:
+        if torch.compiler.is_compiling():
+            # Free there, and compile caches refuse graphs that hold an autograd.Function.
+            return op(*args)
+        if torch._C._are_functorch_transforms_active():
+            return function.apply(*args)
+        return apply(*args) if torch.is_grad_enabled() else _below_autograd(op, args)
 
+    return call
+
+
+linear = _entrance(Linear, torch.ops.sparsedrop.linear.default)
+weight_grad = _entrance(WeightGrad, torch.ops.sparsedrop.weight_grad.default)
 
 torch.library.register_autograd(
     "sparsedrop::linear",
