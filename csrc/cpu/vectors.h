@@ -81,12 +81,16 @@ inline Floats load_sums(const bfloat16* from) { return (Floats)(widen(load<Short
 
 inline void store_sums(float* to, Floats v) { store(to, v); }
 inline void store_sums(double* to, Sums<double> v) { store(to, v); }
+#if defined(__AVX512BF16__)
+inline void store_sums(bfloat16* to, Floats v) { store(to, _mm512_cvtneps_pbh((__m512)v)); }
+#else
 inline void store_sums(bfloat16* to, Floats v) {
   Words bits = (Words)v;
   Words rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
   SignedWords nan = (SignedWords)(v != v);
   store(to, __builtin_convertvector(select(nan, (bits >> 16) | 0x40, rounded), Shorts));
 }
+#endif
 
 #if defined(__AVX512F__)
 inline Floats load_sums(const float16* from) { return (Floats)_mm512_cvtph_ps(load<__m256i>(from)); }
