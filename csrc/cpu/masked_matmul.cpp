@@ -4,7 +4,6 @@
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
-#include <memory>
 #include <new>
 #include <vector>
 
@@ -40,16 +39,26 @@ struct Piece {
   int64_t block, step, steps, position;
 };
 
-struct Free {
-  void operator()(void* p) const { std::free(p); }
-};
-using Buffer = std::unique_ptr<char, Free>;
+// The buffers of one thread, kept between calls: fresh pages for each call cost as much as packing.
+// They hold one chunk of packed rows, one tile of columns and the waiting sums: 1.5 MiB at most.
+class Scratch {
+ public:
+  char* reserve(int64_t bytes) {
+    if (bytes > size_) {
+      std::free(data_);
+      size_ = 0;
+      data_ = static_cast<char*>(std::aligned_alloc(line_bytes, bytes));
+      if (!data_) throw std::bad_alloc();
+      size_ = bytes;
+    }
+    return data_;
+  }
+  ~Scratch() { std::free(data_); }
 
-Buffer allocate(int64_t bytes) {
-  void* p = std::aligned_alloc(64, round_up(std::max<int64_t>(bytes, 64), 64));
-  if (!p) throw std::bad_alloc();
-  return Buffer(static_cast<char*>(p));
-}
+ private:
+  char* data_ = nullptr;
+  int64_t size_ = 0;
+};
 
 class Worker {
  public:
@@ -57,10 +66,18 @@ class Worker {
       : m_(matmul), k_(kernels), group_limit_(packed_row_bytes / kernels.group_bytes) {
     const int64_t rows = round_up(std::min({m_.rows.block, m_.rows.size, item_rows}), k_.lanes);
     const int64_t groups = std::min(group_limit_, divide_up(m_.steps.size, k_.pair) + m_.steps.blocks());
-    packed_a_ = allocate(rows * groups * k_.group_bytes);
-    packed_b_ = allocate(tile_width() * groups * k_.group_bytes);
+    const int64_t a_bytes = round_up(rows * groups * k_.group_bytes, line_bytes);
+    const int64_t b_bytes = round_up(tile_width() * groups * k_.group_bytes, line_bytes);
     const int64_t waiting = groups < group_limit_ ? finish_columns : std::max(max_columns, finish_columns);
-    sums_ = allocate(rows * (waiting + k_.lanes) * k_.sum_bytes);
+    const int64_t sum_bytes = round_up(rows * (waiting + k_.lanes) * k_.sum_bytes, line_bytes);
+#if defined(__SANITIZE_ADDRESS__)
+    Scratch& scratch = own_;
+#else
+    static thread_local Scratch scratch;
+#endif
+    packed_a_ = scratch.reserve(a_bytes + b_bytes + sum_bytes);
+    packed_b_ = packed_a_ + a_bytes;
+    sums_ = packed_b_ + b_bytes;
   }
 
   void run(const Item& item) {
@@ -128,7 +145,7 @@ class Worker {
       const int64_t width = panel_vectors(item.rows - row) * k_.lanes;
       for (int64_t i = 0; i < piece_count_; ++i) {
         const Piece& piece = pieces_[i];
-        k_.pack(packed_a_.get() + (row * chunk_groups_ + piece.position * width) * k_.group_bytes, width,
+        k_.pack(packed_a_ + (row * chunk_groups_ + piece.position * width) * k_.group_bytes, width,
                 {element(m_.a, item.row + row, piece.step), m_.a.row_stride, m_.a.step_stride,
                  std::min(width, item.rows - row), piece.steps});
       }
@@ -165,14 +182,14 @@ class Worker {
 
   // Where one chunk is all, the sums need not wait and their place is used again.
   char* sums(const Item& item, const ColumnTile& tile, int64_t column) const {
-    return sums_.get() + (column - (first_ && last_ ? tile.first : item.column)) * sums_row_ * k_.sum_bytes;
+    return sums_ + (column - (first_ && last_ ? tile.first : item.column)) * sums_row_ * k_.sum_bytes;
   }
 
   void multiply(const Item& item, const ColumnTile& columns) {
     const bool in_place = reads_in_place(item);
     find_runs(columns.block, in_place);
     Tile tile{};
-    tile.broadcast = in_place ? element(m_.b, columns.column, 0) : packed_b_.get();
+    tile.broadcast = in_place ? element(m_.b, columns.column, 0) : packed_b_;
     tile.row_bytes = in_place ? m_.b.row_stride * static_cast<int64_t>(k_.element_bytes) : k_.group_bytes;
     tile.group_bytes = in_place ? m_.b.step_stride * k_.pair * static_cast<int64_t>(k_.element_bytes)
                                 : tile_width() * k_.group_bytes;
@@ -196,7 +213,7 @@ class Worker {
       for (int64_t row = 0; row < item.rows;) {
         prefetch(share);
         const int vectors = panel_vectors(item.rows - row);
-        tile.packed = packed_a_.get() + row * chunk_groups_ * k_.group_bytes;
+        tile.packed = packed_a_ + row * chunk_groups_ * k_.group_bytes;
         tile.sums = sums + (from * sums_row_ + row) * k_.sum_bytes;
         k_.multiply(tile, to - from, vectors);
         row += vectors * k_.lanes;
@@ -266,7 +283,7 @@ class Worker {
     for (int64_t i = 0; i < piece_count_; ++i) {
       const Piece& piece = pieces_[i];
       if (!m_.b_keep.keeps(tile.block, piece.block)) continue;
-      k_.pack(packed_b_.get() + position * width * k_.group_bytes, width,
+      k_.pack(packed_b_ + position * width * k_.group_bytes, width,
               {element(m_.b, tile.column, piece.step), m_.b.row_stride, m_.b.step_stride, tile.columns, piece.steps});
       position += divide_up(piece.steps, k_.pair);
     }
@@ -275,7 +292,10 @@ class Worker {
   const MaskedMatmul& m_;
   const Kernels& k_;
   const int64_t group_limit_;
-  Buffer packed_a_, packed_b_, sums_;
+#if defined(__SANITIZE_ADDRESS__)
+  Scratch own_;  // of exact size, so that the sanitizer sees its end
+#endif
+  char *packed_a_, *packed_b_, *sums_;
   std::vector<Piece> all_pieces_;
   std::vector<int64_t> chunks_;  // where each begins in all_pieces_, and the end
   std::vector<ColumnTile> tiles_;
@@ -324,13 +344,12 @@ void masked_matmul(const MaskedMatmul& m) {
   const int64_t max_threads = thread_count();
   const std::vector<Item> items = divide(m, kernels.lanes, max_threads);
   const int64_t threads = std::min<int64_t>(max_threads, items.size());
-  std::vector<Worker> workers;
   int64_t widest = 0;
   for (const Item& item : items) widest = std::max(widest, item.columns);
-  for (int64_t i = 0; i < threads; ++i) workers.emplace_back(m, kernels, widest);
   std::atomic<size_t> next{0};
-  run_on_threads(threads, [&](int64_t thread) {
-    for (size_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < items.size();) workers[thread].run(items[i]);
+  run_on_threads(threads, [&] {
+    Worker worker(m, kernels, widest);
+    for (size_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < items.size();) worker.run(items[i]);
   });
 }
 
