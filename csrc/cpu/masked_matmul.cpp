@@ -13,7 +13,7 @@ namespace sparsedrop {
 namespace {
 
 constexpr int64_t item_rows = 128;          // of a packed at a time; more would leave the L2 cache
-constexpr int64_t packed_row_bytes = 2048;  // of each of those rows: 256 KiB in all
+constexpr int64_t packed_row_bytes = 1024;  // of each of those rows: 128 KiB in all, which leaves L2 room for b
 constexpr int64_t tile_columns = 32;        // of b packed at a time
 constexpr int64_t finish_columns = 128;     // written at a time: short stretches of a row cost whole cache lines
 constexpr int64_t part_columns = 2048;      // bounds the sums that wait for the next chunk of a row
