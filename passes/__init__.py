@@ -1,0 +1,1 @@
+"""Graph passes: find dropout beside linear in a captured graph and fuse them."""

@@ -1,0 +1,40 @@
+"""Autocast as `torch.nn.functional.linear` does it: operands are cast, plans and scales are not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .schema import library
+
+
+def cast_operands(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The operands in the active autocast dtype; float64 stays, as it does for PyTorch's own ops."""
+    device = x.device.type
+    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+        return x, weight, bias
+    dtype = torch.get_autocast_dtype(device)
+    return _cast(x, dtype), _cast(weight, dtype), None if bias is None else _cast(bias, dtype)
+
+
+def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    eligible = tensor.is_floating_point() and tensor.dtype != torch.float64
+    return tensor.to(dtype) if eligible else tensor
+
+
+def _register(device: str) -> None:
+    key = f"Autocast{device}"
+    exclude = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key))
+
+    def linear(x: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Tensor:
+        x, weight, bias = cast_operands(x, weight, bias)
+        with torch._C._ExcludeDispatchKeyGuard(exclude):
+            return torch.ops.sparsedrop.linear.default(x, weight, bias, *rest)
+
+    library.impl("linear", linear, key)
+
+
+for _device in ("CPU", "CUDA"):
+    _register(_device)

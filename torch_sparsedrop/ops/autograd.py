@@ -1,0 +1,147 @@
+"""The derivatives, written once and reached in two ways.
+
+    dX = s · M_in ⊙ ((M_out ⊙ dY) W)             `linear` with the masks exchanged
+    dW = s · (M_out ⊙ dY)ᵀ (M_in ⊙ X)            `weight_grad`
+    db = s_out · Σ_rows (M_out ⊙ dY)             `weight_grad` against a column of ones
+
+with s = s_in · s_out. The derivatives of `weight_grad` are `linear` again, so gradients of any order
+follow. `linear` and `weight_grad` here are the entrance from Python (cheap in eager mode, right under
+`torch.func`); the overloads in ``torch.ops`` are what a graph pass inserts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .schema import REVISION, library
+
+Masks = tuple[Any, ...]
+"""plan, scale and block of the input mask, then of the output mask."""
+
+
+def _save(ctx: Any, first: Tensor, second: Tensor, masks: Masks) -> None:
+    """Each operand is kept only for the other one's gradient."""
+    plan_in, scale_in, ctx.block_in, plan_out, scale_out, ctx.block_out = masks
+    needs_first, needs_second = ctx.needs_input_grad[:2]
+    ctx.save_for_backward(
+        first if needs_second else None,
+        second if needs_first else None,
+        plan_in,
+        scale_in,
+        plan_out,
+        scale_out,
+    )
+
+
+def _saved(ctx: Any) -> tuple[Tensor, Tensor, Masks, Masks]:
+    """Both operands, the masks and the masks exchanged."""
+    first, second, plan_in, scale_in, plan_out, scale_out = ctx.saved_tensors
+    into, out = (plan_in, scale_in, ctx.block_in), (plan_out, scale_out, ctx.block_out)
+    return first, second, into + out, out + into
+
+
+def _linear_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, weight, _bias, *masks, _revision = inputs
+    # A weight stored as (K, N) and passed as its transpose wants its gradient in that layout.
+    ctx.transposed = weight.stride(0) == 1 and weight.stride(1) > 1
+    _save(ctx, x, weight, tuple(masks))
+
+
+def _linear_backward(linear: Callable[..., Tensor], weight_grad: Callable[..., Tensor], ctx: Any, grad: Tensor) -> Any:
+    x, weight, masks, exchanged = _saved(ctx)
+    needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]
+    dx = dw = db = None
+    if needs_x:
+        dx = linear(grad, weight.t(), None, *exchanged, REVISION)
+    if needs_weight and ctx.transposed:
+        dw = weight_grad(x, grad, *exchanged, REVISION).t()
+    elif needs_weight:
+        dw = weight_grad(grad, x, *masks, REVISION)
+    if needs_bias:
+        ones = grad.new_ones(()).expand(*grad.shape[:-1], 1)
+        db = weight_grad(grad, ones, None, None, [], *masks[3:], REVISION).squeeze(1)
+    return dx, dw, db, *[None] * 7
+
+
+def _weight_grad_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    grad, x, *masks, _revision = inputs
+    _save(ctx, grad, x, tuple(masks))
+
+
+def _weight_grad_backward(linear: Callable[..., Tensor], ctx: Any, cotangent: Tensor) -> Any:
+    grad, x, masks, exchanged = _saved(ctx)
+    needs_grad, needs_x = ctx.needs_input_grad[:2]
+    dgrad = linear(x, cotangent, None, *masks, REVISION) if needs_grad else None
+    dx = linear(grad, cotangent.t(), None, *exchanged, REVISION) if needs_x else None
+    return dgrad, dx, *[None] * 7
+
+
+class Linear(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(*args: Any) -> Tensor:
+        return _below_autograd(torch.ops.sparsedrop.linear.default, args)
+
+    setup_context = staticmethod(_linear_setup)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        return _linear_backward(linear, weight_grad, ctx, grad)
+
+
+class WeightGrad(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(*args: Any) -> Tensor:
+        return _below_autograd(torch.ops.sparsedrop.weight_grad.default, args)
+
+    setup_context = staticmethod(_weight_grad_setup)
+
+    @staticmethod
+    def backward(ctx: Any, cotangent: Tensor) -> Any:
+        return _weight_grad_backward(linear, ctx, cotangent)
+
+
+def _below_autograd(op: Any, args: tuple[Any, ...]) -> Tensor:
+    """The kernel itself: the caller differentiates, and going through the overload's own rule costs 10 µs."""
+    with torch._C._AutoDispatchBelowAutograd():
+        return op(*args)
+
+
+def _entrance(function: type[torch.autograd.Function], op: Any) -> Callable[..., Tensor]:
+    """The differentiable op, by the cheapest way that is right where it is called."""
+    # What Function.apply ends in. On its way there it inspects forward's signature: 10 µs a call.
+    apply = super(torch.autograd.Function, function).apply  # type: ignore[misc]
+
+    def call(*args: Any) -> Tensor:
+        if torch.compiler.is_compiling():
+            # Free there, and compile caches refuse graphs that hold an autograd.Function.
+            return op(*args)
+        if torch._C._are_functorch_transforms_active():
+            return function.apply(*args)
+        return apply(*args) if torch.is_grad_enabled() else _below_autograd(op, args)
+
+    return call
+
+
+linear = _entrance(Linear, torch.ops.sparsedrop.linear.default)
+weight_grad = _entrance(WeightGrad, torch.ops.sparsedrop.weight_grad.default)
+
+torch.library.register_autograd(
+    "sparsedrop::linear",
+    lambda ctx, grad: _linear_backward(torch.ops.sparsedrop.linear, torch.ops.sparsedrop.weight_grad, ctx, grad),
+    setup_context=_linear_setup,
+    lib=library,
+)
+torch.library.register_autograd(
+    "sparsedrop::weight_grad",
+    lambda ctx, cotangent: _weight_grad_backward(torch.ops.sparsedrop.linear, ctx, cotangent),
+    setup_context=_weight_grad_setup,
+    lib=library,
+)

@@ -1,0 +1,42 @@
+"""The four ops. `linear` and `weight_grad` are each other's derivatives; the rest prepares masks.
+
+Every op is pure: random numbers enter as the tensor ``uniform``, drawn in the graph by ``torch.rand``.
+A mask reaches an op as three arguments: its plan, its scale (a 0-dim float32 tensor) and its block
+(two sizes); an absent mask is ``None, None, []``.
+"""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+
+import torch
+
+library = torch.library.Library("sparsedrop", "DEF")
+
+_MASKS = (
+    "Tensor? plan_in, Tensor? scale_in, int[] block_in, "
+    "Tensor? plan_out, Tensor? scale_out, int[] block_out, int revision"
+)
+
+# Kernels read any strides, so the compiler need not copy inputs into another layout.
+_TAGS = (torch.Tag.pt2_compliant_tag, torch.Tag.flexible_layout)
+
+library.define("plan(Tensor keep) -> Tensor", tags=_TAGS)
+library.define("draw(Tensor uniform, Tensor p, bool balanced) -> (Tensor keep, Tensor plan, Tensor scale)", tags=_TAGS)
+library.define(f"linear(Tensor x, Tensor weight, Tensor? bias, {_MASKS}) -> Tensor", tags=_TAGS)
+library.define(f"weight_grad(Tensor grad, Tensor x, {_MASKS}) -> Tensor", tags=_TAGS)
+
+
+def _revision() -> int:
+    """A number that changes with the derivative formulas.
+
+    Compile caches key on a graph's arguments and do not see the formulas behind an op. Passing this
+    number as an argument keeps a graph compiled by an older version from being served.
+    """
+    folder = Path(__file__).parent
+    sources = b"".join((folder / name).read_bytes() for name in ("autograd.py", "fakes.py", "schema.py"))
+    return zlib.crc32(sources)
+
+
+REVISION = _revision()

@@ -1,0 +1,29 @@
+"""vmap: one call per example, since a mask belongs to the rows of one call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .schema import library
+
+
+def _loop(op: Callable[..., Any]) -> Callable[..., Any]:
+    def rule(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, Any]:
+        def call(i: int) -> Any:
+            pairs = zip(args, in_dims, strict=True)
+            return op(*(arg.select(dim, i) if isinstance(dim, int) else arg for arg, dim in pairs))
+
+        results = [call(i) for i in range(info.batch_size)]
+        if isinstance(results[0], Tensor):
+            return torch.stack(results), 0
+        return tuple(torch.stack(part) for part in zip(*results, strict=True)), (0,) * len(results[0])
+
+    return rule
+
+
+for _name in ("plan", "draw", "linear", "weight_grad"):
+    torch.library.register_vmap(f"sparsedrop::{_name}", _loop(getattr(torch.ops.sparsedrop, _name)), lib=library)

@@ -1,0 +1,73 @@
+"""The provider of last resort: plain PyTorch on any device. Right, slow, and it says so once."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from ..ops import packing
+from ..ops.checks import check_linear, check_masks, check_weight_grad, grid_of
+from ..ops.fakes import check_draw, check_keep
+from ..ops.schema import library
+from ..reference import masked_linear, masked_weight_grad
+
+_KEY = "CompositeExplicitAutograd"
+_told: set[str] = set()
+
+
+def _tell(device: str) -> None:
+    if device not in _told:
+        _told.add(device)
+        warnings.warn(
+            f"torch_sparsedrop: no fused kernels for device '{device}' here; the plain-PyTorch reference serves, "
+            "which saves no time. `python -m torch_sparsedrop info` says why.",
+            stacklevel=3,
+        )
+
+
+def plan(keep: Tensor) -> Tensor:
+    check_keep(keep)
+    return packing.pack(keep)
+
+
+def draw(uniform: Tensor, p: Tensor, balanced: bool) -> tuple[Tensor, Tensor, Tensor]:
+    check_draw(uniform, p)
+    return packing.draw(uniform, p, balanced)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Tensor:
+    m, n, k = check_linear(x, weight, bias)
+    _tell(x.device.type)
+    masks = _dense(m, n, k, x, *rest)
+    return masked_linear(x.reshape(m, k), weight, bias, *masks).reshape(*x.shape[:-1], n)
+
+
+def weight_grad(grad: Tensor, x: Tensor, *rest: Any) -> Tensor:
+    m, n, k = check_weight_grad(grad, x)
+    _tell(x.device.type)
+    masks = _dense(m, n, k, x, *rest)
+    return masked_weight_grad(grad.reshape(m, n), x.reshape(m, k), *masks)
+
+
+def _dense(
+    m: int, n: int, k: int, x: Tensor,
+    plan_in: Tensor | None, scale_in: Tensor | None, block_in: Sequence[int],
+    plan_out: Tensor | None, scale_out: Tensor | None, block_out: Sequence[int], revision: int,
+) -> tuple[Tensor | None, ...]:  # fmt: skip
+    """Both masks over their elements, each followed by its scale."""
+    check_masks(m, n, k, x, plan_in, scale_in, block_in, plan_out, scale_out, block_out)
+    return _spread(plan_in, m, k, block_in), scale_in, _spread(plan_out, m, n, block_out), scale_out
+
+
+def _spread(plan: Tensor | None, rows: int, cols: int, block: Sequence[int]) -> Tensor | None:
+    if plan is None:
+        return None
+    keep = packing.unpack(plan, *grid_of(rows, cols, block))
+    return packing.spread(keep, rows, cols, (block[0], block[1]))
+
+
+for _kernel in (plan, draw, linear, weight_grad):
+    library.impl(_kernel.__name__, _kernel, _KEY)
