@@ -30,6 +30,7 @@ struct Source {
   ptrdiff_t lane_stride, step_stride, lanes, steps;
 };
 
+// The sums are read in whole vectors of rows and lanes, whatever lies beyond the last ones.
 // out[lane, row] = scale_out * (scale_in * sums[row, lane] + bias[row]); one of the strides is 1.
 struct Result {
   void* out;

@@ -17,10 +17,12 @@ struct Single {
   static constexpr bool in_place = sizeof(T) == sizeof(Group);
 
   static void multiply_add(Sums<T>& sums, GroupVector packed, Group broadcast) { sums += packed * broadcast; }
+  static GroupVector load_groups(const T* from) { return load_sums(from); }
   static GroupVector load_groups(const T* from, ptrdiff_t stride, ptrdiff_t steps) {
     return load_sums(from, stride, steps);
   }
-  static GroupVector gather_lanes(const T* from, ptrdiff_t, ptrdiff_t lanes, ptrdiff_t) {
+  static GroupVector join_steps(const T* from, ptrdiff_t) { return load_sums(from); }
+  static GroupVector join_steps(const T* from, ptrdiff_t, ptrdiff_t lanes, ptrdiff_t) {
     return load_sums(from, 1, lanes);
   }
 };
@@ -37,13 +39,16 @@ struct Paired {
   static void multiply_add(Floats& sums, GroupVector packed, Group broadcast) {
     sums = (Floats)_mm512_dpbf16_ps((__m512)sums, (__m512bh)packed, (__m512bh)_mm512_set1_epi32((int)broadcast));
   }
+  static GroupVector load_groups(const bfloat16* from) { return load<Words>(from); }
   static GroupVector load_groups(const bfloat16* from, ptrdiff_t stride, ptrdiff_t steps) {
-    if (stride == 1 && steps >= 2 * float_lanes) return load<Words>(from);
     bfloat16 some[2 * float_lanes] = {};
     for (ptrdiff_t i = 0; i < 2 * float_lanes && i < steps; ++i) some[i] = from[i * stride];
     return load<Words>(some);
   }
-  static GroupVector gather_lanes(const bfloat16* from, ptrdiff_t step_stride, ptrdiff_t lanes, ptrdiff_t steps) {
+  static GroupVector join_steps(const bfloat16* from, ptrdiff_t step_stride) {
+    return widen(load<Shorts>(from)) | (widen(load<Shorts>(from + step_stride)) << 16);
+  }
+  static GroupVector join_steps(const bfloat16* from, ptrdiff_t step_stride, ptrdiff_t lanes, ptrdiff_t steps) {
     Words even = (Words)load_sums(from, 1, lanes) >> 16;
     return steps < 2 ? even : even | (Words)load_sums(from + step_stride, 1, lanes);
   }

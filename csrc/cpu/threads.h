@@ -7,12 +7,10 @@ namespace sparsedrop {
 
 inline int64_t thread_count() { return torch::stable::get_num_threads(); }
 
-// Runs work(0) … work(threads - 1), each on a thread of its own where torch grants that many.
+// Runs work() on that many threads, or on fewer where torch grants no more.
 template <class F>
 void run_on_threads(int64_t threads, const F& work) {
-  torch::stable::parallel_for(0, threads, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t thread = begin; thread < end; ++thread) work(thread);
-  });
+  torch::stable::parallel_for(0, threads, 1, [&](int64_t, int64_t) { work(); });
 }
 
 }  // namespace sparsedrop

@@ -8,7 +8,7 @@
 
 #include <utility>
 
-#if defined(__F16C__)
+#if defined(__AVX2__)
 #include <immintrin.h>
 #endif
 
@@ -70,7 +70,17 @@ using Words = Vector<uint32_t, float_lanes>;
 using SignedWords = Vector<int32_t, float_lanes>;
 using Shorts = Vector<uint16_t, float_lanes>;
 
+// GCC 12 converts a vector in halves where one instruction would do.
+#if defined(__AVX512F__)
+inline Words widen(Shorts v) { return (Words)_mm512_cvtepu16_epi32((__m256i)v); }
+inline Shorts narrow(Words v) { return (Shorts)_mm512_cvtepi32_epi16((__m512i)v); }
+#elif defined(__AVX2__)
+inline Words widen(Shorts v) { return (Words)_mm256_cvtepu16_epi32((__m128i)v); }
+inline Shorts narrow(Words v) { return __builtin_convertvector(v, Shorts); }
+#else
 inline Words widen(Shorts v) { return __builtin_convertvector(v, Words); }
+inline Shorts narrow(Words v) { return __builtin_convertvector(v, Shorts); }
+#endif
 inline Words select(SignedWords mask, Words yes, Words no) {
   return ((Words)mask & yes) | (~(Words)mask & no);
 }
@@ -81,12 +91,16 @@ inline Floats load_sums(const bfloat16* from) { return (Floats)(widen(load<Short
 
 inline void store_sums(float* to, Floats v) { store(to, v); }
 inline void store_sums(double* to, Sums<double> v) { store(to, v); }
+#if defined(__AVX512BF16__)
+inline void store_sums(bfloat16* to, Floats v) { store(to, _mm512_cvtneps_pbh((__m512)v)); }
+#else
 inline void store_sums(bfloat16* to, Floats v) {
   Words bits = (Words)v;
   Words rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
   SignedWords nan = (SignedWords)(v != v);
-  store(to, __builtin_convertvector(select(nan, (bits >> 16) | 0x40, rounded), Shorts));
+  store(to, narrow(select(nan, (bits >> 16) | 0x40, rounded)));
 }
+#endif
 
 #if defined(__AVX512F__)
 inline Floats load_sums(const float16* from) { return (Floats)_mm512_cvtph_ps(load<__m256i>(from)); }
@@ -115,7 +129,7 @@ inline void store_sums(float16* to, Floats v) {
   Words half = select((SignedWords)(magnitude < 0x38800000u), subnormal, normal);
   half = select((SignedWords)(magnitude >= 0x477ff000u), Words{} + 0x7c00, half);
   half = select((SignedWords)(magnitude > 0x7f800000u), Words{} + 0x7e00, half);
-  store(to, __builtin_convertvector(half | sign, Shorts));
+  store(to, narrow(half | sign));
 }
 #endif
 

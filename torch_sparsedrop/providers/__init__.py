@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from . import reference
+from . import cpu, reference
 from .status import Provider, Row, Status, table
 
-__all__ = ["Provider", "Row", "Status", "reference", "serving"]
+__all__ = ["Provider", "Row", "Status", "cpu", "reference", "serving"]
 
-BEST_FIRST: tuple[Provider, ...] = (reference,)
+BEST_FIRST: tuple[Provider, ...] = (cpu, reference)
 
 
 def serving() -> list[Row]:
