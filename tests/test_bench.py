@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from torch_sparsedrop import providers
 from torch_sparsedrop.__main__ import main, parser
 from torch_sparsedrop.bench import command, readme
 from torch_sparsedrop.bench.record import Record
@@ -169,6 +170,9 @@ def test_memory_sees_what_a_step_allocates() -> None:
     assert peak["dropout"] is not None
     assert peak["dense"] > 2.5 * result
     assert peak["dropout"] > peak["dense"] + 0.9 * result
+    if providers.cpu.missing is None:
+        assert peak["sparsedrop"] is not None
+        assert peak["sparsedrop"] < peak["dropout"]
 
 
 @pytest.mark.parametrize(
@@ -236,3 +240,12 @@ def test_readme_sections_come_from_the_results(tmp_path: Path) -> None:
     assert filled.startswith("before\n")
     assert filled.endswith("after\n")
     assert readme.fill(filled, tmp_path) == filled
+
+
+def test_the_readme_is_up_to_date() -> None:
+    root = Path(__file__).parents[1]
+    results = root / "examples" / "results"
+    if not (root / "README.md").exists() or not results.exists():
+        pytest.skip("not a source checkout")
+    text = (root / "README.md").read_text()
+    assert readme.fill(text, results) == text, "run `python -m torch_sparsedrop.bench.readme`"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -22,7 +23,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     text.write_text("to be, or not to be, that is the question: " * 40)
     sizes = ["--steps=6", "--batch=256", "--width=256", "--embedding=16", "--context=8", "--validate-every=2"]
     command = [sys.executable, str(DEMO / "train.py"), f"--out={out}", f"--text={text}", "--device=cpu", *sizes]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr
     return done.stdout, out
 

@@ -6,6 +6,7 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from .. import providers
@@ -57,7 +58,7 @@ class Record:
         served = self.environment["serving"]
         device = self.settings.device + ":0" * (self.settings.device == "cuda")
         mine = [row for row in served if row["device"] == device and row["dtype"] in self.settings.dtypes]
-        return ", ".join(dict.fromkeys(f"{row['provider']} ({row['note']})" for row in mine))
+        return ", ".join(dict.fromkeys(f"{row['provider']} ({shorten(row['note'], 100)})" for row in mine))
 
     def machine(self) -> str:
         """The machine and the versions in one line."""

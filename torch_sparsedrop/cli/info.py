@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from textwrap import shorten
 from typing import Any
 
 from .. import providers
@@ -38,5 +39,7 @@ def text(found: dict[str, Any]) -> str:
         )
     if not found["gpus"]:
         lines.append(f"{'gpu':<18}none")
-    rows = [[row["device"], row["dtype"], row["provider"] or "–", row["note"]] for row in found["serving"]]
+    rows = [
+        [row["device"], row["dtype"], row["provider"] or "–", shorten(row["note"], 160)] for row in found["serving"]
+    ]
     return "\n".join([*lines, "", render(("device", "dtype", "served by", "note"), rows, left=4)])
