@@ -18,7 +18,7 @@ from .record import Record
 from .rows import Row
 
 SECTION = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
-SHOWN_P = (0.1, 0.2, 0.3, 0.5, 0.7)
+SHOWN_P = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7)
 
 
 def layer(results: Path) -> str:
