@@ -17,7 +17,8 @@ from torch_sparsedrop.bench.record import Record
 from torch_sparsedrop.bench.rows import Row, efficiency, timed_rows
 from torch_sparsedrop.bench.settings import Settings, Shape
 from torch_sparsedrop.bench.timing import HostTimer, Quartiles, Sample, Side, Turn, interleave
-from torch_sparsedrop.bench.workloads import layer, memory
+from torch_sparsedrop.bench.workloads import WORKLOADS, layer, memory
+from torch_sparsedrop.bench.workloads.job import TimedJob
 from torch_sparsedrop.bench.workloads.operands import Masks, Operands
 
 SHAPE = Shape(64, 48, 80)
@@ -212,13 +213,18 @@ def test_a_missing_extra_names_its_cure(
     assert "pip install 'torch_sparsedrop[bench]'" in error
 
 
-def test_gemm_alone_measures_all_places_of_the_mask() -> None:
-    def chosen(*arguments: str) -> tuple[str, ...]:
-        return command.settings_of(parser().parse_args(["bench", *arguments])).mask
+def test_gemm_measures_all_places_of_the_mask_unless_told() -> None:
+    def masks(*arguments: str) -> dict[str, set[str]]:
+        chosen = command.settings_of(parser().parse_args(["bench", "--what", "gemm", "layer", *arguments]))
+        jobs = [job for what in chosen.what for job in WORKLOADS[what](chosen)]
+        found: dict[str, set[str]] = {}
+        for job in jobs:
+            assert isinstance(job, TimedJob)
+            found.setdefault(job.key["what"], set()).add(job.key["mask"])
+        return found
 
-    assert chosen("--what", "gemm") == ("in", "out", "both")
-    assert chosen() == ("in",)
-    assert chosen("--what", "gemm", "--mask", "out") == ("out",)
+    assert masks() == {"gemm": {"in", "out", "both"}, "layer": {"in"}}
+    assert masks("--mask", "out") == {"gemm": {"out"}, "layer": {"out"}}
 
 
 def test_readme_sections_come_from_the_results(tmp_path: Path) -> None:
@@ -235,7 +241,10 @@ def test_readme_sections_come_from_the_results(tmp_path: Path) -> None:
     record.save(tmp_path / "cpu.json")
     text = "before\n<!-- results: layer -->\nstale\n<!-- end -->\nafter\n"
     filled = readme.fill(text, tmp_path)
-    assert "| 8×8×8 | float32 | 10.0 ms | 1.20 | **1.00** | **0.90** | **0.80** | **0.70** | **0.50** | **0.30** |" in filled
+    assert (
+        "| 8×8×8 | float32 | 10.0 ms | 1.20 | **1.00** | **0.90** | **0.80** | **0.70** | **0.50** | **0.30** |"
+        in filled
+    )
     assert "stale" not in filled
     assert filled.startswith("before\n")
     assert filled.endswith("after\n")

@@ -39,7 +39,7 @@ def add_parser(commands: Any) -> None:
     add("--p", nargs="+", type=probability, default=DEFAULT_P, metavar="P", help="(default: 0 to 0.9)")
     add("--dtype", nargs="+", choices=sorted(DTYPES), default=("float32",), metavar="DTYPE")
     add("--mask", nargs="+", choices=SIDES, metavar="SIDE",
-        help="where the dropout is: in, out, both (default: in; for gemm alone all three)")  # fmt: skip
+        help="where the dropout is: in, out, both (default: in, and for gemm all three)")  # fmt: skip
     add("--block", type=block, default=(128, 128), metavar="ROWS,COLS", help="block of the mask (default: 128,128)")
     add("--kind", choices=KINDS, default="bernoulli")
     add("--masks", type=positive, default=20, metavar="N", help="timed rounds, a fresh mask in each (default: 20)")
@@ -74,14 +74,12 @@ def settings_of(options: argparse.Namespace) -> Settings:
     if options.shape and options.preset:
         raise UsageError("--shape and --preset exclude each other")
     shapes = options.shape or PRESETS[options.preset or "cube"]
-    what = tuple(dict.fromkeys(options.what))
-    mask = options.mask or (SIDES if what == ("gemm",) else ("in",))
     return Settings(
-        what=what,
+        what=tuple(dict.fromkeys(options.what)),
         shapes=tuple(shapes),
         p=tuple(sorted(set(options.p))),
         dtypes=tuple(options.dtype),
-        mask=tuple(mask),
+        mask=tuple(options.mask or ()),
         block=options.block,
         kind=options.kind,
         masks=options.masks,

@@ -45,6 +45,10 @@ class Settings:
     threads: int
     device: str
 
+    def masks_or(self, *default: str) -> tuple[str, ...]:
+        """Where the masks are: as asked for, or as the workload has it."""
+        return self.mask or default
+
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"shapes": [list(shape) for shape in self.shapes]}
 

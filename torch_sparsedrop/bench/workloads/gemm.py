@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...ops.schema import REVISION
-from ..settings import Settings, Shape
+from ..settings import SIDES, Settings, Shape
 from ..timing import Side, Turn
 from .job import Job, TimedJob
 from .operands import Masks, Operands
@@ -38,7 +38,7 @@ PRODUCTS: dict[str, Callable[[Operands, Masks | None], Tensor]] = {"forward": _f
 
 
 def jobs(settings: Settings) -> list[Job]:
-    cases = product(settings.dtypes, settings.shapes, settings.mask, settings.p, PRODUCTS)
+    cases = product(settings.dtypes, settings.shapes, settings.masks_or(*SIDES), settings.p, PRODUCTS)
     return [_job(settings, *case) for case in cases]
 
 

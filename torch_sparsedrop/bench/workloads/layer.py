@@ -20,7 +20,7 @@ PHASES = ("forward", "forward+backward")
 
 
 def jobs(settings: Settings) -> list[Job]:
-    cases = product(settings.dtypes, settings.shapes, settings.mask, PHASES, settings.p)
+    cases = product(settings.dtypes, settings.shapes, settings.masks_or("in"), PHASES, settings.p)
     return [_job(settings, *case) for case in cases]
 
 

@@ -33,7 +33,7 @@ def jobs(settings: Settings) -> list[Job]:
         raise UsageError(f"--what memory measures the CPU only, got --device {settings.device}")
     if not Path("/proc/self/status").exists():
         raise UsageError("--what memory reads /proc/self/status, which this system does not have")
-    cases = product(settings.dtypes, settings.shapes, settings.mask)
+    cases = product(settings.dtypes, settings.shapes, settings.masks_or("in"))
     return [MemoryJob(settings, *case) for case in cases]
 
 

@@ -15,7 +15,7 @@ CALLS = 100
 
 
 def jobs(settings: Settings) -> list[Job]:
-    cases = product(settings.dtypes, settings.mask, layer.PHASES)
+    cases = product(settings.dtypes, settings.masks_or("in"), layer.PHASES)
     return [_job(replace(settings, block=(16, 16)), *case) for case in cases]
 
 
