@@ -8,6 +8,7 @@ import statistics
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
+from torch_sparsedrop.bench.timing import Quartiles
 from torch_sparsedrop.cli import machine
 from torch_sparsedrop.cli.table import render
 
@@ -19,7 +20,7 @@ HEAD = ("training", "ms per step", "of no dropout", "blocks computed", "best val
 
 
 def write(runs: dict[str, Run], options: argparse.Namespace) -> None:
-    times = {name: Times.of(run) for name, run in runs.items()}
+    times = {name: step_times(run) for name, run in runs.items()}
     table = [list(HEAD), *([name, *_cells(run, times[name], times["no dropout"])] for name, run in runs.items())]
     print(f"\n{render(table[0], table[1:])}\n\n{verdict(runs, times)}")
     steps = len(runs["SparseDrop"].seconds)
@@ -35,19 +36,12 @@ def write(runs: dict[str, Run], options: argparse.Namespace) -> None:
     print(f"The picture is {picture}.")
 
 
-class Times:
+def step_times(run: Run) -> Quartiles:
     """Milliseconds of a step; the first steps, which load and allocate, do not count."""
-
-    def __init__(self, low: float, median: float, high: float) -> None:
-        self.low, self.median, self.high = low, median, high
-
-    @staticmethod
-    def of(run: Run) -> Times:
-        counted = [second * 1e3 for second in run.seconds[min(5, len(run.seconds) // 2) :]]
-        return Times(*statistics.quantiles(counted, n=4, method="inclusive"))
+    return Quartiles.of([seconds * 1e3 for seconds in run.seconds[min(5, len(run.seconds) - 1) :]])
 
 
-def verdict(runs: dict[str, Run], times: dict[str, Times]) -> str:
+def verdict(runs: dict[str, Run], times: dict[str, Quartiles]) -> str:
     """Said plainly, whoever wins."""
     own = times["SparseDrop"].median
     parts = []
@@ -63,7 +57,7 @@ def verdict(runs: dict[str, Run], times: dict[str, Times]) -> str:
     )
 
 
-def draw(runs: dict[str, Run], times: dict[str, Times], path: str) -> None:
+def draw(runs: dict[str, Run], times: dict[str, Quartiles], path: str) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
@@ -91,7 +85,7 @@ def draw(runs: dict[str, Run], times: dict[str, Times], path: str) -> None:
         figure.savefig(path, dpi=110)
 
 
-def _cells(run: Run, own: Times, dense: Times) -> list[str]:
+def _cells(run: Run, own: Quartiles, dense: Quartiles) -> list[str]:
     step, best = min(run.losses, key=lambda item: item[1])
     return [
         f"{own.median:.1f} [{own.low:.1f}–{own.high:.1f}]",

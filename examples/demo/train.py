@@ -119,6 +119,7 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     options = arguments()
     options.out.mkdir(parents=True, exist_ok=True)
+    print(f"One model, three ways, {options.steps} steps each, on {options.device}: {', '.join(WAYS)}")
     report.write(train(options), options)
 
 
