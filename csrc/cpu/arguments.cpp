@@ -15,7 +15,7 @@ Element element_of(const Tensor& tensor, const char* op) {
     case ScalarType::BFloat16: return Element::bfloat16;
     case ScalarType::Half: return Element::float16;
     default:
-      STD_TORCH_CHECK(false, "sparsedrop::", op, ": x must be float32, float64, bfloat16 or float16, not ",
+      STD_TORCH_CHECK(false, "sparsedrop::", op, ": x must be float32, float64, bfloat16 or float16, got ",
                       tensor.scalar_type());
   }
 }
@@ -44,22 +44,21 @@ Flat flatten_rows(const Tensor& tensor, const char* name) {
 Mask read_mask(const char* name, const OptionalTensor& plan, const OptionalTensor& scale, const Blocks& block, int64_t rows,
                int64_t columns) {
   Mask mask;
-  if (scale) {
-    STD_TORCH_CHECK(scale->scalar_type() == ScalarType::Float && scale->dim() == 0 && scale->is_cpu(), "scale_", name,
-                    " must be a 0-dim float32 CPU tensor, not ", scale->scalar_type(), " of shape ", shape_of(*scale));
-    mask.scale = *static_cast<const float*>(scale->const_data_ptr());
-  }
   if (!plan) {
-    STD_TORCH_CHECK(block.empty(), "block_", name, " must be empty without plan_", name, ", not of length ", block.size());
+    STD_TORCH_CHECK(!scale && block.empty(), "scale_", name, " and block_", name, " need plan_", name, ", got none");
     return mask;
   }
-  STD_TORCH_CHECK(block.size() == 2, "block_", name, " must hold 2 sizes, not ", block.size());
-  STD_TORCH_CHECK(block[0] >= 16 && block[1] >= 16, "block_", name, " must be at least 16 in both directions, not (",
+  STD_TORCH_CHECK(scale.has_value(), "plan_", name, " needs scale_", name, ", got none");
+  STD_TORCH_CHECK(scale->scalar_type() == ScalarType::Float && scale->dim() == 0 && scale->is_cpu(), "scale_", name,
+                  " must be a 0-dim float32 CPU tensor, got ", scale->scalar_type(), " of shape ", shape_of(*scale));
+  mask.scale = *static_cast<const float*>(scale->const_data_ptr());
+  STD_TORCH_CHECK(block.size() == 2, "block_", name, " must hold 2 sizes, got ", block.size());
+  STD_TORCH_CHECK(block[0] >= 16 && block[1] >= 16, "block_", name, " must be at least 16 in both directions, got (",
                   block[0], ", ", block[1], ")");
   const int64_t grid_rows = (rows + block[0] - 1) / block[0], grid_columns = (columns + block[1] - 1) / block[1];
   const PlanLayout at = plan_layout(grid_rows, grid_columns);
   STD_TORCH_CHECK(plan->scalar_type() == ScalarType::Int && plan->dim() == 1 && plan->is_contiguous() && plan->is_cpu(),
-                  "plan_", name, " must be a contiguous one-dimensional int32 CPU tensor, not ", plan->scalar_type(),
+                  "plan_", name, " must be a contiguous one-dimensional int32 CPU tensor, got ", plan->scalar_type(),
                   " of shape ", shape_of(*plan));
   STD_TORCH_CHECK(plan->size(0) == at.size, "plan_", name, " has ", plan->size(0), " elements, but a grid of ", grid_rows,
                   " × ", grid_columns, " blocks of (", block[0], ", ", block[1], ") over (", rows, ", ", columns, ") needs ",
@@ -75,7 +74,7 @@ Mask read_mask(const char* name, const OptionalTensor& plan, const OptionalTenso
 
 int64_t common_block_rows(const Mask& in, const Mask& out) {
   STD_TORCH_CHECK(!in.present || !out.present || in.block_rows == out.block_rows,
-                  "block_in and block_out must have equal rows, not ", in.block_rows, " and ", out.block_rows);
+                  "block_in and block_out must have equal rows, got ", in.block_rows, " and ", out.block_rows);
   return in.present ? in.block_rows : out.block_rows;
 }
 

@@ -9,13 +9,13 @@ Tensor linear(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
   const Element element = element_of(x, "linear");
   const Flat rows = flatten_rows(x, "x");
   STD_TORCH_CHECK(weight.dim() == 2 && weight.size(1) == rows.columns, "weight must have shape (out_features, ",
-                  rows.columns, ") for x of shape ", shape_of(x), ", not ", shape_of(weight));
-  STD_TORCH_CHECK(weight.scalar_type() == x.scalar_type(), "weight must have the dtype of x, ", x.scalar_type(), ", not ",
+                  rows.columns, ") for x of shape ", shape_of(x), ", got ", shape_of(weight));
+  STD_TORCH_CHECK(weight.scalar_type() == x.scalar_type(), "weight must have the dtype of x, ", x.scalar_type(), ", got ",
                   weight.scalar_type());
   const int64_t columns = weight.size(0);
   if (bias)
     STD_TORCH_CHECK(bias->dim() == 1 && bias->size(0) == columns && bias->scalar_type() == x.scalar_type(),
-                    "bias must have shape (", columns, ",) and dtype ", x.scalar_type(), ", not ", shape_of(*bias), " and ",
+                    "bias must have shape (", columns, ",) and dtype ", x.scalar_type(), ", got ", shape_of(*bias), " and ",
                     bias->scalar_type());
   const Mask in = read_mask("in", plan_in, scale_in, block_in, rows.rows, rows.columns);
   const Mask out = read_mask("out", plan_out, scale_out, block_out, rows.rows, columns);

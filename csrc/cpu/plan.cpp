@@ -67,7 +67,7 @@ void keep_balanced(const float* uniform, double p, int64_t rows, int64_t columns
 }  // namespace
 
 Tensor plan(const Tensor& keep) {
-  STD_TORCH_CHECK(keep.scalar_type() == ScalarType::Bool && keep.dim() == 2, "keep must be a two-dimensional bool tensor, not ",
+  STD_TORCH_CHECK(keep.scalar_type() == ScalarType::Bool && keep.dim() == 2, "keep must be a two-dimensional bool tensor, got ",
                   keep.scalar_type(), " of shape ", shape_of(keep));
   return pack_plan({static_cast<const bool*>(keep.const_data_ptr()), keep.size(0), keep.size(1), keep.stride(0), keep.stride(1)},
                    keep);
@@ -76,8 +76,8 @@ Tensor plan(const Tensor& keep) {
 std::tuple<Tensor, Tensor, Tensor> draw(const Tensor& uniform_, const Tensor& p_, bool balanced) {
   STD_TORCH_CHECK(uniform_.scalar_type() == ScalarType::Float && uniform_.dim() == 2 && (!balanced || uniform_.size(1) > 0),
                   "uniform must be a two-dimensional float32 tensor", balanced ? " with a column more than the grid" : "",
-                  ", not ", uniform_.scalar_type(), " of shape ", shape_of(uniform_));
-  STD_TORCH_CHECK(p_.scalar_type() == ScalarType::Float && p_.dim() == 0, "p must be a 0-dim float32 tensor, not ",
+                  ", got ", uniform_.scalar_type(), " of shape ", shape_of(uniform_));
+  STD_TORCH_CHECK(p_.scalar_type() == ScalarType::Float && p_.dim() == 0, "p must be a 0-dim float32 tensor, got ",
                   p_.scalar_type(), " of shape ", shape_of(p_));
   const float given = *static_cast<const float*>(p_.const_data_ptr());
   const float p = given > 0 ? std::min(given, 1.0f) : 0.0f;

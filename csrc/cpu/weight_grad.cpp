@@ -9,8 +9,8 @@ Tensor weight_grad(const Tensor& grad, const Tensor& x, const OptionalTensor& pl
                    int64_t /*revision*/) {
   const Element element = element_of(x, "weight_grad");
   const Flat input = flatten_rows(x, "x"), output = flatten_rows(grad, "grad");
-  STD_TORCH_CHECK(input.rows == output.rows, "grad must have as many rows as x, ", input.rows, ", not ", output.rows);
-  STD_TORCH_CHECK(grad.scalar_type() == x.scalar_type(), "grad must have the dtype of x, ", x.scalar_type(), ", not ",
+  STD_TORCH_CHECK(input.rows == output.rows, "grad must have as many rows as x, ", input.rows, ", got ", output.rows);
+  STD_TORCH_CHECK(grad.scalar_type() == x.scalar_type(), "grad must have the dtype of x, ", x.scalar_type(), ", got ",
                   grad.scalar_type());
   const Mask in = read_mask("in", plan_in, scale_in, block_in, input.rows, input.columns);
   const Mask out = read_mask("out", plan_out, scale_out, block_out, output.rows, output.columns);
