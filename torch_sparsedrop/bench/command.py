@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,8 @@ def run(options: argparse.Namespace) -> None:
         if not path.parent.is_dir():
             raise UsageError(f"cannot write {path}: there is no folder {path.parent}")
     result = record.Record.begin(settings)
+    if result.load is not None and result.load > 0.5 * result.environment["cpu"]["cores"]:
+        print(f"The system is busy (load {result.load}): expect noise.", file=sys.stderr)
     result.rows.extend(measure(settings, progress=tqdm))
     print(report.text(result))
     if options.json:

@@ -39,7 +39,7 @@ def layer(results: Path) -> str:
 
 
 def gemm(results: Path) -> str:
-    """Kept-work efficiency of the kernels: the median over p and places of the mask, and the worst."""
+    """Kept-work efficiency of each product: the lowest and highest median over p up to 0.7."""
     record = Record.load_from(results / "cpu.json")
     rows = [row for row in record.rows if row.what == "gemm" and row.side == "sparsedrop" and (row.p or 0) <= 0.7]
     phases = list(dict.fromkeys(row.phase for row in rows))

@@ -8,6 +8,9 @@ from typing import Any
 
 from .timing import Quartiles, Sample
 
+BASES = ("dense", "dropout")
+"""The sides that others are compared with."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -19,7 +22,7 @@ class Row:
         side: "dense", "dropout", "sparsedrop" or a peer.
         kept: share of the dense multiply-adds that was done, from the masks used.
         seconds: of one call.
-        relative: time over the time of another side in the same round.
+        relative: time over the time of dense, and of dropout, in the same round.
         efficiency: kept-work efficiency, t(dense)·kept / t(this), in the same round.
         peak_bytes: memory beyond the inputs.
     """
@@ -55,7 +58,7 @@ def timed_rows(samples: Mapping[str, Sequence[Sample]], **key: Any) -> list[Row]
     """The rows of one case; ``samples`` as `interleave` gives them."""
     rows = []
     for side, own in samples.items():
-        others = {name: theirs for name, theirs in samples.items() if name != side}
+        others = {name: samples[name] for name in BASES if name in samples and name != side}
         relative = {name: _quartiles(lambda a, b: a.seconds / b.seconds, own, them) for name, them in others.items()}
         rows.append(
             Row(
@@ -63,7 +66,7 @@ def timed_rows(samples: Mapping[str, Sequence[Sample]], **key: Any) -> list[Row]
                 kept=sum(sample.kept for sample in own) / len(own),
                 seconds=Quartiles.of([sample.seconds for sample in own]),
                 relative=relative,
-                efficiency=_quartiles(efficiency, own, samples["dense"]),
+                efficiency=None if side == "dense" else _quartiles(efficiency, own, samples["dense"]),
                 **key,
             )
         )
