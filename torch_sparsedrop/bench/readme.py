@@ -1,7 +1,11 @@
-"""Writes measured tables into a README: ``python -m torch_sparsedrop.bench.readme [--check]``.
+"""Writes measured tables into a README, and its plot: ``python -m torch_sparsedrop.bench.readme [--check]``.
 
 Between ``<!-- results: NAME -->`` and ``<!-- end -->`` stands what the functions here make of the committed
-results, so that no number is typed by hand.
+results, so that no number is typed by hand. The results come from
+
+    python -m torch_sparsedrop bench --preset readme --dtype float32 bfloat16 --what layer gemm memory overhead \\
+        --p 0 0.1 0.2 0.3 0.5 0.7 0.9 --json examples/results/cpu.json
+    python examples/demo/train.py --out examples/results
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ..cli.errors import UsageError
+from . import plot
 from .record import Record
 from .rows import Row
 
@@ -106,6 +111,7 @@ def main() -> int:
     if options.check:
         return int(before != after)
     options.readme.write_text(after)
+    plot.save(Record.load_from(options.results / "cpu.json"), options.results / "cpu.png", phases=["forward+backward"])
     return 0
 
 
