@@ -75,7 +75,7 @@ def readers(node: fx.Node, linears: dict[fx.Node, Linear]) -> tuple[list[Reader]
 
 def _product(linear: Linear) -> fx.Node:
     """The node that reads x: the linear's own, or the matmul in front of its added bias."""
-    if linear.x in linear.node.all_input_nodes:
+    if linear.attention is not None or linear.x in linear.node.all_input_nodes:
         return linear.node
     return next(node for node in linear.node.all_input_nodes if linear.x in node.all_input_nodes)
 
@@ -148,7 +148,7 @@ def _from_embedding(source: fx.Node) -> bool:
             continue
         seen.add(at)
         name = op_name(at)
-        if name in ("linear", "addmm", "matmul", "bmm", "mm", "einsum", "baddbmm", *_ATTENTION):
+        if name in ("linear", "addmm", "matmul", "bmm", "mm", "einsum", "baddbmm", *ATTENTION):
             return False
         embedded = embedded or name in ("embedding", "embedding_bag")
         embedded = embedded or (name in ("add", "cat") and any(is_weight(arg) for arg in at.all_input_nodes))
@@ -200,13 +200,13 @@ def _unprofitable(site: Site, linears: list[Reader], others: list[fx.Node]) -> s
     return ""
 
 
-_ATTENTION = frozenset({"scaled_dot_product_attention", "multi_head_attention_forward"})
+ATTENTION = frozenset({"scaled_dot_product_attention", "multi_head_attention_forward"})
 
 
 def _attention_site(node: fx.Node) -> Site | None:
     """Attention with its own dropout: one row for `explain`, always left."""
     name = op_name(node)
-    if node.op != "call_function" or name not in _ATTENTION:
+    if node.op != "call_function" or name not in ATTENTION:
         return None
     if name == "scaled_dot_product_attention":
         p, tensor = operand_or(node, 4, "dropout_p", 0.0), value(node)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
+from .attention import match_output_projection
 from .forms import (
     ALIASES,
     TRANSPOSES,
@@ -81,6 +82,9 @@ def match_linear(node: fx.Node) -> Linear | None:
     """The linear layer whose result ``node`` is."""
     if node.op not in ("call_function", "call_method") or value(node) is None:
         return None
+    hidden = match_output_projection(node)
+    if hidden is not None:
+        return hidden
     matcher = _MATCHERS.get(op_name(node))
     found = None if matcher is None else matcher(node)
     if found is None or any(value(part) is None for part in (found.x, found.weight)):

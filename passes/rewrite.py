@@ -17,6 +17,7 @@ from torch import fx
 
 from torch_sparsedrop.ops import REVISION
 
+from .attention import emit_attention
 from .emit import Emitter, aten
 from .forms import value
 from .normalise import Normal, match_linear
@@ -81,7 +82,7 @@ class Rewriter:
     def _linear(self, node: fx.Node) -> None:
         linear = match_linear(node)
         assert linear is not None
-        x = linear.x
+        x = linear.x if linear.attention is None else emit_attention(self.emit, linear)
         into = out = NO_MASK
         if node in self.inputs:
             site, reader = self.inputs[node]

@@ -29,7 +29,8 @@ class Linear:
     """``node`` = ``x`` (..., K) times ``weight``, plus ``bias``.
 
     ``weight`` is stored (N, K), or (K, N) where ``transposed``. An einsum gives in ``flat`` the sizes to which its
-    operands are first reshaped: x's, the weight's and the result's.
+    operands are first reshaped: x's, the weight's and the result's. ``attention`` is the call that hides the linear
+    and what it reads; x is then a tensor with the same rows.
     """
 
     node: fx.Node
@@ -38,10 +39,13 @@ class Linear:
     bias: fx.Node | None
     transposed: bool = False
     flat: tuple[tuple[Size, ...], tuple[Size, ...], tuple[Size, ...]] | None = None
+    attention: fx.Node | None = None
 
     @property
     def whole_in(self) -> bool:
-        """Whether K is x's last dimension (an einsum may contract several)."""
+        """Whether x is in the graph and K its last dimension (an einsum may contract several)."""
+        if self.attention is not None:
+            return False
         return self.flat is None or len(self.flat[0]) == self.x.meta["example_value"].dim()
 
     @property

@@ -16,6 +16,8 @@ from torch import Tensor, fx
 from torch_sparsedrop.ops import packing
 from torch_sparsedrop.options import Options
 from torch_sparsedrop.passes import SparseDropPass, graphs
+from torch_sparsedrop.passes.decide import ATTENTION
+from torch_sparsedrop.passes.forms import op_name
 from torch_sparsedrop.passes.sites import Site
 
 
@@ -45,6 +47,9 @@ class _Seeded(fx.Interpreter):
     def __init__(self, module: fx.GraphModule, sites: list[Site]) -> None:
         super().__init__(module, garbage_collect_values=False)
         self.seeds = {site.node.name: zlib.crc32(site.node.name.encode()) for site in sites if not site.fused}
+        # Attention may have been taken apart: then it has another name, but still its place.
+        attention = [node.name for node in module.graph.nodes if op_name(node) in ATTENTION]
+        self.seeds |= {name: i for i, name in enumerate(attention)}
 
     def run_node(self, n: fx.Node) -> Any:
         if n.name in self.seeds:

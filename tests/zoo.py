@@ -49,7 +49,7 @@ def loss_of(result: Any) -> Tensor:
     if isinstance(result, tuple):
         result = result[1]
     loss = getattr(result, "loss", None)
-    return loss if loss is not None else result.square().mean()
+    return loss if loss is not None else torch.sin(3 * result).mean()
 
 
 def _ids(rows: int = ROWS) -> Tensor:
@@ -88,8 +88,9 @@ def _bert_config() -> Any:
     from transformers import BertConfig
 
     return BertConfig(
-        num_hidden_layers=2, hidden_size=WIDTH, num_attention_heads=2, intermediate_size=128, vocab_size=VOCABULARY
-    )
+        num_hidden_layers=2, hidden_size=WIDTH, num_attention_heads=2, intermediate_size=128, vocab_size=VOCABULARY,
+        problem_type="single_label_classification",
+    )  # fmt: skip
 
 
 @case("bert", {"A": 1, "C": 4}, {"E": 2})
@@ -155,7 +156,7 @@ def _() -> Any:
 
     config = ViTConfig(
         num_hidden_layers=2, hidden_size=WIDTH, num_attention_heads=2, intermediate_size=128, image_size=32,
-        patch_size=8, num_labels=10, hidden_dropout_prob=P, attention_probs_dropout_prob=P,
+        patch_size=8, num_labels=10, hidden_dropout_prob=P, attention_probs_dropout_prob=P, problem_type="single_label_classification",
     )  # fmt: skip
     return ViTForImageClassification(config), {"pixel_values": torch.randn(2, 3, 32, 32), "labels": torch.tensor([0, 1])}
 
