@@ -64,3 +64,12 @@ def inductor_config(options: Options) -> dict[str, Any]:
             raise ValueError(f"unknown Inductor config {key!r}{nearest(name, list_options())}")
         patches[name] = value
     return patches
+
+
+def is_ours(backend: Any) -> bool:
+    """Whether a compile's backend is this one, however wrapped."""
+    while backend is not None:
+        if backend is sparsedrop or getattr(backend, "runs_sparsedrop", False):
+            return True
+        backend = getattr(backend, "compiler_fn", None) or getattr(backend, "_torchdynamo_orig_backend", None)
+    return False
