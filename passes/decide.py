@@ -9,7 +9,7 @@ from torch import fx
 
 from .forms import is_softmax, op_name, operand_or, passes_through, readers_of, value
 from .normalise import Normal, is_weight, writes_privately
-from .region import Keeps, find_region
+from .region import Keeps, Region, find_region
 from .sites import Dropout, Linear, Reader, Site
 
 # Fewer blocks than this in a masked row, and a mask often drops the row whole.
@@ -88,6 +88,8 @@ def _dropout_site(dropout: Dropout, normal: Normal, choice: Choice) -> Site:
     site = Site(node, module, "G", dropout.p if p is None else p, shape, "", block=choice.block_for(module))
     linears, others = readers(node, normal.linears)
     region = find_region(source, node, normal.linears)
+    if isinstance(site.p, fx.Node) and _depends(site.p, {made.linear.node for made in region.producers}):
+        region = Region(region.shape_of, Keeps.NOTHING, [], "the probability is computed from it")
     site.letter = _letter(source, linears, region.shape_of)
     reason = _unfit(dropout, site, linears)
     if not reason and site.letter == "C" and region.keeps is not Keeps.SCALE:
@@ -124,6 +126,18 @@ def _dropout_site(dropout: Dropout, normal: Normal, choice: Choice) -> Site:
     elif site.letter == "B":
         site.reason += f"; the first linear stays dense: {blocker or 'its output is read elsewhere'}"
     return site
+
+
+def _depends(node: fx.Node, on: set[fx.Node]) -> bool:
+    seen, todo = set(), [node]
+    while todo:
+        at = todo.pop()
+        if at in on:
+            return True
+        if at not in seen:
+            seen.add(at)
+            todo.extend(at.all_input_nodes)
+    return False
 
 
 def _letter(source: fx.Node, linears: list[Reader], shape_of: Keeps) -> str:

@@ -24,11 +24,22 @@ class Emitter:
         self._fake_mode = _fake_mode(graph)
         self._constants: dict[tuple[float, torch.device], fx.Node] = {}
         self._stack: dict[str, Any] = {}
+        self._anchor: fx.Node | None = None
 
     def before(self, node: fx.Node) -> Any:
         """A context in which nodes go in front of ``node`` and count as its module's."""
         self._stack = {key: node.meta[key] for key in ("nn_module_stack", "stack_trace") if key in node.meta}
+        self._anchor = node
         return self.graph.inserting_before(node)
+
+    def hoist(self, node: fx.Node) -> None:
+        """Bring a number that is computed further down in front of the place where nodes go."""
+        assert self._anchor is not None
+        if node < self._anchor:
+            return
+        for operand in node.all_input_nodes:
+            self.hoist(operand)
+        self._anchor.prepend(node)
 
     def call(self, target: Any, *args: Any, like: fx.Node | None = None, **kwargs: Any) -> fx.Node:
         node = self.graph.call_function(target, args, kwargs)
@@ -78,6 +89,7 @@ class Emitter:
     def number(self, number: float | fx.Node, device: torch.device) -> fx.Node:
         """A number as a 0-dim float32 tensor; known ones are made once, at the top of the graph."""
         if isinstance(number, fx.Node):
+            self.hoist(number)
             if value(number) is not None:
                 return self.call(aten._to_copy.default, number, dtype=torch.float32, device=device)
             return self._full(number, device)

@@ -128,11 +128,13 @@ def _one_of(name: str, value: Any, choices: tuple[Any, ...]) -> Any:
 
 
 def _patterns(name: str, value: Any) -> Patterns:
-    patterns = (value,) if isinstance(value, str) else tuple(value or ())
-    for pattern in patterns:
-        if not isinstance(pattern, str):
-            raise TypeError(f"{name} must be patterns of module names, got {pattern!r}")
-    return patterns
+    patterns = (value,) if isinstance(value, str) else () if value is None else value
+    if not isinstance(patterns, Iterable):
+        raise TypeError(f"{name} must be patterns of module names, got {value!r}")
+    found = tuple(patterns)
+    if not all(isinstance(pattern, str) for pattern in found):
+        raise TypeError(f"{name} must be patterns of module names, got {value!r}")
+    return found
 
 
 def _per_pattern(name: str, value: Any, check: Callable[[Any, str], Any]) -> PerPattern:
