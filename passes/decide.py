@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from torch import fx
@@ -29,14 +30,17 @@ class Choice(Protocol):
     def block_for(self, module: str) -> tuple[int, int]: ...
 
 
-def decide(normal: Normal, choice: Choice) -> list[Site]:
-    """One site for each dropout call, in the graph's order; attention's own dropouts are among them, left."""
+def decide(normal: Normal, choice: Choice, trains: Callable[[fx.Node], bool] | None = None) -> list[Site]:
+    """One site for each dropout call, in the graph's order; attention's own dropouts are among them, left.
+
+    ``trains`` says whether a linear's module is in training, where dropout is to be inserted.
+    """
     order = {node: i for i, node in enumerate(normal.graph.nodes)}
     sites = [_dropout_site(dropout, normal, choice) for dropout in normal.dropouts]
     sites += [site for node in normal.graph.nodes if (site := _attention_site(node)) is not None]
     sites.sort(key=lambda site: order[site.node])
     if choice.insert == "linear":
-        sites += _inserted_sites(normal, sites, choice)
+        sites += [site for site in _inserted_sites(normal, sites, choice) if trains is None or trains(site.node)]
     _reconcile(sites)
     return sites
 

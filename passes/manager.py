@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -42,8 +42,18 @@ class SparseDropPass(CustomGraphPass):
         dumps: (before, after) of each changed graph, where ``keep_dumps`` asks for them.
     """
 
-    def __init__(self, options: Options | None = None, *, keep_dumps: bool = False, **settings: object) -> None:
+    def __init__(
+        self,
+        options: Options | None = None,
+        *,
+        trains: Callable[[fx.Node], bool] | None = None,
+        keep_dumps: bool = False,
+        **settings: object,
+    ) -> None:
         self.options = Options.parse(settings) if options is None else options
+        self.trains = trains
+        if self.options.insert is not None and trains is None:
+            raise ValueError('insert="linear" must know which modules train: use convert or backend="sparsedrop"')
         self.keep_dumps = keep_dumps
         self.sites: list[Site] = []
         self.matched: Counter[str] = Counter()
@@ -53,7 +63,7 @@ class SparseDropPass(CustomGraphPass):
         for part in graphs(graph):
             before = str(part) if self.keep_dumps else ""
             normal = normalise(part)
-            sites = decide(normal, self.options)
+            sites = decide(normal, self.options, self.trains)
             rewrite(normal, sites, self.options.kind)
             fused = Counter(site.letter for site in sites if site.fused)
             self.sites += sites

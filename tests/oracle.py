@@ -32,7 +32,7 @@ class Twin:
 
     def __call__(self, module: fx.GraphModule, example_inputs: Any) -> Any:
         original = copy.deepcopy(module)
-        run = SparseDropPass(self.options)
+        run = SparseDropPass(self.options, trains=lambda node: True)
         run(module.graph)
         self.sites += run.sites
         masks: dict[str, tuple[Tensor, Tensor]] = {}

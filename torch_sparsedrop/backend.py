@@ -8,6 +8,7 @@ from typing import Any
 from torch import fx
 
 from .options import Options
+from .training import module_trains
 
 
 def sparsedrop(
@@ -29,7 +30,7 @@ def sparsedrop(
 def compile_with(options: Options, module: fx.GraphModule, example_inputs: list[Any]) -> Callable[..., Any]:
     from .passes import SparseDropPass
 
-    SparseDropPass(options)(module.graph)
+    SparseDropPass(options, trains=module_trains)(module.graph)
     return _inner(options)(module, example_inputs)
 
 
