@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from torch import fx
 
-from .forms import is_softmax, op_name, operand_or, passes_through, readers_of, value
+from .forms import is_softmax, known, op_name, operand_or, passes_through, readers_of, value
 from .normalise import Normal, is_weight, writes_privately
 from .region import Keeps, Region, find_region
 from .sites import Dropout, Linear, Reader, Site
@@ -87,7 +87,7 @@ def _product(linear: Linear) -> fx.Node:
 def _dropout_site(dropout: Dropout, normal: Normal, choice: Choice) -> Site:
     node, source = dropout.node, dropout.source
     module = module_of(node)
-    shape = tuple(value(node).shape)  # type: ignore[union-attr]
+    shape = tuple(map(known, value(node).shape))  # type: ignore[union-attr]
     p = choice.p_for(module)
     site = Site(node, module, "G", dropout.p if p is None else p, shape, "", block=choice.block_for(module))
     linears, others = readers(node, normal.linears)
@@ -250,7 +250,7 @@ def _inserted_sites(normal: Normal, sites: list[Site], choice: Choice) -> list[S
         p = choice.p_for(module)
         if p is None or p == 0 or node in taken or not linear.whole_in or _behind(linear.x, live):
             continue
-        site = Site(node, module, "A", p, tuple(tensor.shape), "", block=choice.block_for(module), inserted=True)
+        site = Site(node, module, "A", p, tuple(map(known, tensor.shape)), "", block=choice.block_for(module), inserted=True)
         reader = Reader(linear)
         site.reason = "" if choice.wants(module) else "excluded by include= or exclude="
         if not site.reason and choice.select == "profitable":

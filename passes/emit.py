@@ -10,7 +10,7 @@ import torch
 from torch import fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from .forms import value
+from .forms import known, value
 from .sites import Size
 
 aten = torch.ops.aten
@@ -66,10 +66,8 @@ class Emitter:
         """A tensor's shape: numbers where they are known, else nodes."""
         tensor = value(node)
         assert tensor is not None
-        return [
-            size if isinstance(size, int) else self.call(aten.sym_size.int, node, i)
-            for i, size in enumerate(tensor.shape)
-        ]
+        sizes = map(known, tensor.shape)
+        return [size if isinstance(size, int) else self.call(aten.sym_size.int, node, i) for i, size in enumerate(sizes)]
 
     def arithmetic(self, function: Any, a: Size | fx.Node, b: Size | fx.Node) -> Size | fx.Node:
         if isinstance(a, fx.Node) or isinstance(b, fx.Node):

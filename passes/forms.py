@@ -73,11 +73,16 @@ def value(node: Any) -> torch.Tensor | None:
     return found if isinstance(found, torch.Tensor) else None
 
 
+def known(size: Any) -> Any:
+    """A size as an int if it is one, however it is written; else the SymInt."""
+    if isinstance(size, torch.SymInt) and size.node.expr.is_number:
+        return int(size.node.expr)
+    return size
+
+
 def same(a: Any, b: Any) -> bool:
     """Whether two sizes are surely equal, without guarding on it."""
-    if isinstance(a, int) and isinstance(b, int):
-        return a == b
-    expressions = [x.node.expr if isinstance(x, torch.SymInt) else x for x in (a, b)]
+    expressions = [x.node.expr if isinstance(x, torch.SymInt) else x for x in (known(a), known(b))]
     return bool(expressions[0] == expressions[1])
 
 

@@ -134,7 +134,9 @@ class Rewriter:
         leading = len(producer.flat[0]) - 1 if producer is not None and producer.flat is not None else len(sizes) - 1
         rows = emit.product(sizes[:leading])
         device = _device(x)
-        grid = [emit.blocks(rows, block[0]), emit.arithmetic(operator.add, emit.blocks(cols, block[1]), int(self.balanced))]
+        grid = [emit.blocks(rows, block[0]), emit.blocks(cols, block[1])]
+        if self.balanced:  # the last column decides which rows keep one block more
+            grid[1] = emit.arithmetic(operator.add, grid[1], 1)
         uniform = emit.call(torch.rand, grid, dtype=torch.float32, device=device)
         assert site.p is not None
         drawn = emit.call(torch.ops.sparsedrop.draw.default, uniform, emit.number(site.p, device), self.balanced)

@@ -15,7 +15,7 @@ from torch import Tensor, fx
 
 from torch_sparsedrop.ops import packing
 from torch_sparsedrop.options import Options
-from torch_sparsedrop.passes import SparseDropPass, graphs
+from torch_sparsedrop.passes import SparseDropPass, graphs, normalise
 from torch_sparsedrop.passes.decide import ATTENTION
 from torch_sparsedrop.passes.forms import op_name
 from torch_sparsedrop.passes.sites import Site
@@ -32,6 +32,7 @@ class Twin:
 
     def __call__(self, module: fx.GraphModule, example_inputs: Any) -> Any:
         original = copy.deepcopy(module)
+        normalise(original.graph)  # readers of a tensor that is written in place read the written one
         run = SparseDropPass(self.options, trains=lambda node: True)
         run(module.graph)
         self.sites += run.sites

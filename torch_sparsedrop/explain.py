@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -35,7 +36,8 @@ def explain(model: nn.Module, *args: Any, options: Mapping[str, Any] | None = No
         with _isolated():
             run = _compile(model, recorder)
             run(*args, **kwargs)
-            breaks = sum(torch._dynamo.utils.counters["graph_break"].values())
+            # As torch._dynamo.explain counts; a break is met again in every frame around it.
+            breaks = max(len(recorder.graphs) - 1, len(torch._dynamo.utils.counters["graph_break"]))
     notes = []
     if lost_conversion(model):
         notes.append("this copy of a converted model lost its conversion; call convert on it")
@@ -82,7 +84,7 @@ def _measure(model: nn.Module, args: Any, kwargs: Any) -> tuple[int, Counter[str
     handles = []
     for name, module in model.named_modules():
         if isinstance(module, nn.Dropout) and module.p > 0:
-            handles.append(module.register_forward_pre_hook(lambda *_, name=name: called.update([name])))
+            handles.append(module.register_forward_pre_hook(functools.partial(_count, called, name)))
     try:
         with torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:
             model(*args, **kwargs)
@@ -90,6 +92,11 @@ def _measure(model: nn.Module, args: Any, kwargs: Any) -> tuple[int, Counter[str
         for handle in handles:
             handle.remove()
     return counter.get_total_flops(), called
+
+
+def _count(called: Counter[str], name: str, module: nn.Module, args: Any) -> None:
+    if module.training:
+        called[name] += 1
 
 
 @contextlib.contextmanager
