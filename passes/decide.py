@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 from torch import fx
+
+from torch_sparsedrop.options import Options
 
 from .forms import is_softmax, known, op_name, operand_or, passes_through, readers_of, value
 from .normalise import Normal, is_weight, writes_privately
@@ -19,18 +21,7 @@ MIN_BLOCKS = 4
 MIN_ELEMENTS = 1 << 16
 
 
-class Choice(Protocol):
-    """What the user wants of a site, by the name of its module."""
-
-    select: str
-    insert: str | None
-
-    def wants(self, module: str) -> bool: ...
-    def p_for(self, module: str) -> float | None: ...
-    def block_for(self, module: str) -> tuple[int, int]: ...
-
-
-def decide(normal: Normal, choice: Choice, trains: Callable[[fx.Node], bool] | None = None) -> list[Site]:
+def decide(normal: Normal, choice: Options, trains: Callable[[fx.Node], bool] | None = None) -> list[Site]:
     """One site for each dropout call, in the graph's order; attention's own dropouts are among them, left.
 
     ``trains`` says whether a linear's module is in training, where dropout is to be inserted.
@@ -84,7 +75,7 @@ def _product(linear: Linear) -> fx.Node:
     return next(node for node in linear.node.all_input_nodes if linear.x in node.all_input_nodes)
 
 
-def _dropout_site(dropout: Dropout, normal: Normal, choice: Choice) -> Site:
+def _dropout_site(dropout: Dropout, normal: Normal, choice: Options) -> Site:
     node, source = dropout.node, dropout.source
     module = module_of(node)
     shape = tuple(map(known, value(node).shape))  # type: ignore[union-attr]
@@ -238,7 +229,7 @@ def _attention_site(node: fx.Node) -> Site | None:
     return Site(node, module_of(node), "E", p, shape, "attention's own dropout is left alone")
 
 
-def _inserted_sites(normal: Normal, sites: list[Site], choice: Choice) -> list[Site]:
+def _inserted_sites(normal: Normal, sites: list[Site], choice: Options) -> list[Site]:
     """A dropout in front of every linear that has none."""
     taken = {reader.linear.node for site in sites for reader in site.readers}
     live = {dropout.node for dropout in normal.dropouts}
@@ -250,7 +241,9 @@ def _inserted_sites(normal: Normal, sites: list[Site], choice: Choice) -> list[S
         p = choice.p_for(module)
         if p is None or p == 0 or node in taken or not linear.whole_in or _behind(linear.x, live):
             continue
-        site = Site(node, module, "A", p, tuple(map(known, tensor.shape)), "", block=choice.block_for(module), inserted=True)
+        site = Site(
+            node, module, "A", p, tuple(map(known, tensor.shape)), "", block=choice.block_for(module), inserted=True
+        )
         reader = Reader(linear)
         site.reason = "" if choice.wants(module) else "excluded by include= or exclude="
         if not site.reason and choice.select == "profitable":

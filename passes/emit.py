@@ -67,7 +67,9 @@ class Emitter:
         tensor = value(node)
         assert tensor is not None
         sizes = map(known, tensor.shape)
-        return [size if isinstance(size, int) else self.call(aten.sym_size.int, node, i) for i, size in enumerate(sizes)]
+        return [
+            size if isinstance(size, int) else self.call(aten.sym_size.int, node, i) for i, size in enumerate(sizes)
+        ]
 
     def arithmetic(self, function: Any, a: Size | fx.Node, b: Size | fx.Node) -> Size | fx.Node:
         if isinstance(a, fx.Node) or isinstance(b, fx.Node):

@@ -7,8 +7,12 @@ from typing import Any
 import torch
 from torch import fx
 
-METADATA = frozenset({"size", "dim", "numel", "shape", "dtype", "device", "ndim", "sym_size", "sym_numel", "is_contiguous"})
-VIEWS = frozenset({"view", "reshape", "flatten", "unflatten", "unsqueeze", "squeeze", "contiguous", "view_as", "reshape_as"})
+METADATA = frozenset(
+    {"size", "dim", "numel", "shape", "dtype", "device", "ndim", "sym_size", "sym_numel", "is_contiguous"}
+)
+VIEWS = frozenset(
+    {"view", "reshape", "flatten", "unflatten", "unsqueeze", "squeeze", "contiguous", "view_as", "reshape_as"}
+)
 CASTS = frozenset({"to", "float", "half", "bfloat16", "double", "type", "type_as", "_to_copy"})
 TRANSPOSES = frozenset({"t", "T", "mT", "transpose", "permute", "swapaxes", "swapdims", "adjoint"})
 ALIASES = VIEWS | CASTS | TRANSPOSES | {
@@ -117,7 +121,9 @@ def dropout_arguments(node: fx.Node) -> tuple[Any, Any]:
     """(p, training) of a dropout call, with the defaults of its spelling."""
     defaults = (0.5, True)
     p = node.args[1] if len(node.args) > 1 else node.kwargs.get("p", defaults[0])
-    training = node.args[2] if len(node.args) > 2 else node.kwargs.get("training", node.kwargs.get("train", defaults[1]))
+    training = (
+        node.args[2] if len(node.args) > 2 else node.kwargs.get("training", node.kwargs.get("train", defaults[1]))
+    )
     return p, training
 
 

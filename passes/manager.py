@@ -88,7 +88,9 @@ def graphs(graph: fx.Graph) -> Iterator[fx.Graph]:
             if getattr(node.target, "__name__", "") not in _TRANSPARENT_BODIES:
                 continue
             for arg in node.args:
-                body = getattr(owner, str(arg.target), None) if isinstance(arg, fx.Node) and arg.op == "get_attr" else None
+                body = (
+                    getattr(owner, str(arg.target), None) if isinstance(arg, fx.Node) and arg.op == "get_attr" else None
+                )
                 if isinstance(body, fx.GraphModule) and id(body) not in seen:
                     seen.add(id(body))
                     yield from visit(body.graph)

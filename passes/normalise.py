@@ -103,7 +103,9 @@ def _linear(node: fx.Node, x: object, weight: object, bias: object, transposed: 
     x_value, w_value, b_value = value(x), value(weight), value(bias)
     if x_value is None or w_value is None or w_value.dim() != 2 or x_value.dim() < 1:
         return None
-    if bias is not None and (b_value is None or b_value.dim() != 1 or not same(b_value.shape[0], value(node).shape[-1])):  # type: ignore[union-attr]
+    result = value(node)
+    fits = b_value is not None and result is not None and b_value.dim() == 1
+    if bias is not None and not (fits and same(b_value.shape[0], result.shape[-1])):  # type: ignore[union-attr]
         return None
     assert isinstance(x, fx.Node)
     assert isinstance(weight, fx.Node)
@@ -142,7 +144,11 @@ def _match_add(node: fx.Node) -> Linear | None:
     if len(node.args) != 2 or node.kwargs.get("alpha", 1) != 1 or writes_to(node) is not None:
         return None
     for product, bias in (node.args, reversed(node.args)):
-        if not isinstance(product, fx.Node) or op_name(product) not in ("matmul", "mm") or len(readers_of(product)) != 1:
+        if (
+            not isinstance(product, fx.Node)
+            or op_name(product) not in ("matmul", "mm")
+            or len(readers_of(product)) != 1
+        ):
             continue
         found, added = match_linear(product), value(bias)
         if found is not None and added is not None and added.dim() == 1 and is_weight(bias):
@@ -175,7 +181,8 @@ def _match_einsum(node: fx.Node) -> Linear | None:
 
 def is_weight(node: object) -> bool:
     """Whether a value is made of parameters alone."""
-    seen, todo = set(), [node]
+    seen: set[fx.Node] = set()
+    todo = [node]
     while todo:
         at = todo.pop()
         if not isinstance(at, fx.Node) or len(seen) > 64:

@@ -151,9 +151,8 @@ class _Walk:
             low, high = (
                 node.args[i + 1] if len(node.args) > i + 1 else node.kwargs.get(names[i], defaults[i]) for i in (0, 1)
             )
-            bounds = [limit for limit in (low, high) if limit is not None]
-            keeps_zero = all(isinstance(limit, (int, float)) for limit in bounds)
-            keeps_zero = keeps_zero and (low is None or low <= 0) and (high is None or high >= 0)  # type: ignore[operator]
+            above, below = (0 if limit is None else limit for limit in (low, high))
+            keeps_zero = isinstance(above, (int, float)) and isinstance(below, (int, float)) and above <= 0 <= below
         return min(kept, Keeps.ZEROS if keeps_zero else Keeps.PLACES)
 
     def _binary(self, node: fx.Node, name: str) -> Keeps:

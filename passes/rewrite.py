@@ -1,9 +1,9 @@
 """Step three: carry out what was decided.
 
-    u = rand(grid);  keep, plan, scale = sparsedrop.draw(u, p)
-    dropout → linear                   sparsedrop.linear(x, W, b, plan, scale, block, –)
-    linear → dropout                   sparsedrop.linear(x, W, b, –, plan, scale, block)
-    linear → f → dropout → linear      the first with (plan, 1) on its output, the second with (plan, scale) on its input
+u = rand(grid);  keep, plan, scale = sparsedrop.draw(u, p)
+dropout → linear                   sparsedrop.linear(x, W, b, plan, scale, block, –)
+linear → dropout                   sparsedrop.linear(x, W, b, –, plan, scale, block)
+linear → f → dropout → linear      the first with (plan, 1) on its output, the second with (plan, scale) on its input
 """
 
 from __future__ import annotations

@@ -32,7 +32,9 @@ def journal(graph: fx.Graph) -> str:
         if node.op == "placeholder":
             continue
         line = node.format_node() or ""
-        line = line.replace(str(REVISION), "REVISION").replace(" : [num_users=", " [").replace("call_function[target=", "")
+        line = (
+            line.replace(str(REVISION), "REVISION").replace(" : [num_users=", " [").replace("call_function[target=", "")
+        )
         line = re.sub(r" \[(\d+)\] = ", r" = ", line)
         line = line.replace("](args = ", "").replace(", kwargs = {})", "").replace("call_method[target=", ".")
         line = line.replace(", pin_memory: False}", "}")

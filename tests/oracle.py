@@ -12,13 +12,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-
-from torch_sparsedrop.ops import packing
-from torch_sparsedrop.options import Options
 from torch_sparsedrop.passes import SparseDropPass, graphs, normalise
 from torch_sparsedrop.passes.decide import ATTENTION
 from torch_sparsedrop.passes.forms import op_name
 from torch_sparsedrop.passes.sites import Site
+
+from torch_sparsedrop.ops import packing
+from torch_sparsedrop.options import Options
 
 
 class Twin:

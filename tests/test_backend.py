@@ -12,11 +12,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch_sparsedrop.passes import SparseDropPass
 
-import torch_sparsedrop  # noqa: F401
+import torch_sparsedrop
 from torch_sparsedrop.backend import inductor_config
 from torch_sparsedrop.options import Options
-from torch_sparsedrop.passes import SparseDropPass
 
 OPTIONS: dict[str, Any] = {"select": "all", "block": 16, "inner": "eager"}
 

@@ -155,7 +155,9 @@ def test_compiled_again(x: Tensor, wrapped: bool, fullgraph: bool) -> None:
     """The rewrite is kept where a graph may break, and else a warning says what to do, once."""
     sys.modules["torch_sparsedrop.convert"]._warn_once.cache_clear()  # type: ignore[attr-defined]
     model = sparsedrop.convert(MLP(), **FAST)
-    outer = torch.compile(nn.Sequential(model, nn.Identity()) if wrapped else model, backend="eager", fullgraph=fullgraph)
+    outer = torch.compile(
+        nn.Sequential(model, nn.Identity()) if wrapped else model, backend="eager", fullgraph=fullgraph
+    )
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         y = outer(x)
@@ -212,11 +214,11 @@ def test_hooks_and_keywords(x: Tensor) -> None:
 
 
 def test_refuses() -> None:
-    with pytest.raises(TypeError, match="before torch.compile"):
+    with pytest.raises(TypeError, match=r"before torch\.compile"):
         sparsedrop.convert(torch.compile(MLP()))
     with pytest.raises(TypeError, match=r"torch\.nn\.Module"):
         sparsedrop.convert(lambda x: x)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="in \\[0, 1\\]"):
+    with pytest.raises(ValueError, match=r"in \[0, 1\]"):
         sparsedrop.convert(MLP(), p=1.5)
     with pytest.raises(ValueError, match="profitable"):
         sparsedrop.convert(MLP(), select="profitble")  # type: ignore[arg-type]

@@ -39,7 +39,12 @@ def test_rows() -> None:
     report = sparsedrop.explain(Net(), torch.randn(32, 64), options=ALL).to_dict()
     first, second = report["sites"]
     assert first.keys() == KEYS
-    assert (first["module"], first["class"], first["how"], first["shape"]) == ("drop1", "B", "drop_in+drop_out", (32, 128))
+    assert (first["module"], first["class"], first["how"], first["shape"]) == (
+        "drop1",
+        "B",
+        "drop_in+drop_out",
+        (32, 128),
+    )
     assert (second["module"], second["class"], second["how"], second["p"]) == ("drop2", "C", "drop_out", 0.5)
     # Two linears of equal work, all the FLOPs there are: fc1 keeps 1/2, fc2 1/2 · 1/2.
     totals = report["totals"]

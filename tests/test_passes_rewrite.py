@@ -9,7 +9,6 @@ import torch
 from capture import capture, journal
 from torch import Tensor, nn
 from torch.nn import functional as F
-
 from torch_sparsedrop.passes import SparseDropPass
 
 
@@ -70,13 +69,18 @@ def dumps(model: nn.Module, matched: dict[str, int], dynamic: bool | None = None
 class TestJournals(expecttest.TestCase):
     def test_a(self) -> None:
         before, after = dumps(A(), {"A": 1})
-        self.assertExpectedInline(before, """\
+        self.assertExpectedInline(
+            before,
+            """\
 %sin = .sin(%l_x_,)
 %dropout = torch.nn.functional.dropout(%sin, 0.1, True, False)
 %linear = torch._C._nn.linear(%dropout, %fc1.weight, %fc1.bias)
 return (linear,)
-""")
-        self.assertExpectedInline(after, """\
+""",
+        )
+        self.assertExpectedInline(
+            after,
+            """\
 %full_default = aten.full.default([], 0.1), kwargs = {dtype: torch.float32, device: cpu})
 %sin = .sin(%l_x_,)
 %rand = torch.rand([3, 4],), kwargs = {dtype: torch.float32, device: cpu})
@@ -85,18 +89,24 @@ return (linear,)
 %getitem_1 = operator.getitem(%draw_default, 2)
 %linear_default = sparsedrop.linear.default(%sin, %fc1.weight, %fc1.bias, %getitem, %getitem_1, [16, 16], None, None, [], REVISION)
 return (linear_default,)
-""")
+""",
+        )
 
     def test_shared(self) -> None:
         before, after = dumps(Shared(), {"A": 1})
-        self.assertExpectedInline(before, """\
+        self.assertExpectedInline(
+            before,
+            """\
 %sin = .sin(%l_x_,)
 %y = torch.nn.functional.dropout(%sin, 0.1, True, False)
 %linear = torch._C._nn.linear(%y, %fc1.weight, %fc1.bias)
 %add = operator.add(%y, %l_x_)
 return (linear, add)
-""")
-        self.assertExpectedInline(after, """\
+""",
+        )
+        self.assertExpectedInline(
+            after,
+            """\
 %full_default = aten.full.default([], 0.1), kwargs = {dtype: torch.float32, device: cpu})
 %sin = .sin(%l_x_,)
 %rand = torch.rand([3, 4],), kwargs = {dtype: torch.float32, device: cpu})
@@ -116,18 +126,24 @@ return (linear, add)
 %linear_default = sparsedrop.linear.default(%sin, %fc1.weight, %fc1.bias, %getitem, %getitem_1, [16, 16], None, None, [], REVISION)
 %add = operator.add(%mul_tensor, %l_x_)
 return (linear_default, add)
-""")
+""",
+        )
 
     def test_b(self) -> None:
         before, after = dumps(B(), {"B": 1})
-        self.assertExpectedInline(before, """\
+        self.assertExpectedInline(
+            before,
+            """\
 %linear = torch._C._nn.linear(%l_x_, %fc1.weight, %fc1.bias)
 %relu = torch.nn.functional.relu(%linear,)
 %dropout = torch.nn.functional.dropout(%relu, 0.1, True, False)
 %linear_1 = torch._C._nn.linear(%dropout, %fc2.weight, %fc2.bias)
 return (linear_1,)
-""")
-        self.assertExpectedInline(after, """\
+""",
+        )
+        self.assertExpectedInline(
+            after,
+            """\
 %full_default_1 = aten.full.default([], 1.0), kwargs = {dtype: torch.float32, device: cpu})
 %full_default = aten.full.default([], 0.1), kwargs = {dtype: torch.float32, device: cpu})
 %rand = torch.rand([3, 8],), kwargs = {dtype: torch.float32, device: cpu})
@@ -138,18 +154,24 @@ return (linear_1,)
 %relu = torch.nn.functional.relu(%linear_default,)
 %linear_default_1 = sparsedrop.linear.default(%relu, %fc2.weight, %fc2.bias, %getitem, %getitem_1, [16, 16], None, None, [], REVISION)
 return (linear_default_1,)
-""")
+""",
+        )
 
     def test_c(self) -> None:
         before, after = dumps(C(), {"C": 1})
-        self.assertExpectedInline(before, """\
+        self.assertExpectedInline(
+            before,
+            """\
 %linear = torch._C._nn.linear(%l_x_, %fc1.weight, %fc1.bias)
 %linear_1 = torch._C._nn.linear(%linear, %fc2.weight, %fc2.bias)
 %dropout = torch.nn.functional.dropout(%linear_1, 0.2, True, False)
 %add = operator.add(%l_x_, %dropout)
 return (add,)
-""")
-        self.assertExpectedInline(after, """\
+""",
+        )
+        self.assertExpectedInline(
+            after,
+            """\
 %full_default = aten.full.default([], 0.2), kwargs = {dtype: torch.float32, device: cpu})
 %linear = torch._C._nn.linear(%l_x_, %fc1.weight, %fc1.bias)
 %rand = torch.rand([3, 4],), kwargs = {dtype: torch.float32, device: cpu})
@@ -159,11 +181,14 @@ return (add,)
 %linear_default = sparsedrop.linear.default(%linear, %fc2.weight, %fc2.bias, None, None, [], %getitem, %getitem_1, [16, 16], REVISION)
 %add = operator.add(%l_x_, %linear_default)
 return (add,)
-""")
+""",
+        )
 
     def test_both_sides(self) -> None:
         _, after = dumps(BothSides(), {"B": 1, "C": 1})
-        self.assertExpectedInline(after, """\
+        self.assertExpectedInline(
+            after,
+            """\
 %full_default_2 = aten.full.default([], 0.2), kwargs = {dtype: torch.float32, device: cpu})
 %full_default_1 = aten.full.default([], 1.0), kwargs = {dtype: torch.float32, device: cpu})
 %full_default = aten.full.default([], 0.1), kwargs = {dtype: torch.float32, device: cpu})
@@ -180,11 +205,14 @@ return (add,)
 %linear_default_1 = sparsedrop.linear.default(%gelu, %fc2.weight, %fc2.bias, %getitem, %getitem_1, [16, 16], %getitem_2, %getitem_3, [16, 16], REVISION)
 %add = operator.add(%l_x_, %linear_default_1)
 return (add,)
-""")
+""",
+        )
 
     def test_chunked(self) -> None:
         _, after = dumps(Chunked(), {"B": 1})
-        self.assertExpectedInline(after, """\
+        self.assertExpectedInline(
+            after,
+            """\
 %full_default_1 = aten.full.default([], 1.0), kwargs = {dtype: torch.float32, device: cpu})
 %full_default = aten.full.default([], 0.1), kwargs = {dtype: torch.float32, device: cpu})
 %rand = torch.rand([3, 4],), kwargs = {dtype: torch.float32, device: cpu})
@@ -202,11 +230,14 @@ return (add,)
 %mul = operator.mul(%silu, %up)
 %linear_default_1 = sparsedrop.linear.default(%mul, %fc1.weight, None, %getitem_2, %getitem_3, [16, 16], None, None, [], REVISION)
 return (linear_default_1,)
-""")
+""",
+        )
 
     def test_dynamic(self) -> None:
         _, after = dumps(A(), {"A": 1}, dynamic=True)
-        self.assertExpectedInline(after, """\
+        self.assertExpectedInline(
+            after,
+            """\
 %sin = .sin(%l_x_,)
 %item = .item(%l_self_modules_drop1_p,)
 %sym_size_int = aten.sym_size.int(%sin, 0)
@@ -221,7 +252,8 @@ return (linear_default_1,)
 %getitem_1 = operator.getitem(%draw_default, 2)
 %linear_default = sparsedrop.linear.default(%sin, %fc1.weight, %fc1.bias, %getitem, %getitem_1, [16, 16], None, None, [], REVISION)
 return (linear_default,)
-""")
+""",
+        )
 
     def test_untouched(self) -> None:
         before, after = dumps(Untouched(), {})

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-
 from vision import import_timm
 
 P = 0.1
@@ -156,9 +155,13 @@ def _() -> Any:
 
     config = ViTConfig(
         num_hidden_layers=2, hidden_size=WIDTH, num_attention_heads=2, intermediate_size=128, image_size=32,
-        patch_size=8, num_labels=10, hidden_dropout_prob=P, attention_probs_dropout_prob=P, problem_type="single_label_classification",
+        patch_size=8, num_labels=10, hidden_dropout_prob=P, attention_probs_dropout_prob=P,
+        problem_type="single_label_classification",
     )  # fmt: skip
-    return ViTForImageClassification(config), {"pixel_values": torch.randn(2, 3, 32, 32), "labels": torch.tensor([0, 1])}
+    return ViTForImageClassification(config), {
+        "pixel_values": torch.randn(2, 3, 32, 32),
+        "labels": torch.tensor([0, 1]),
+    }
 
 
 @case("timm-vit", {"A": 1, "B": 2, "C": 4}, {"E": 2, "F": 1})

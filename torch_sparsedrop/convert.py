@@ -135,8 +135,12 @@ def lost_conversion(model: nn.Module) -> bool:
 _originals: dict[type[nn.Module], type[nn.Module]] = {}
 
 
-@functools.cache
 def _converted_class(original: type[nn.Module]) -> type[nn.Module]:
+    """The subclass, made once for each class."""
+    for made, known in _originals.items():
+        if known is original:
+            return made
+
     @functools.wraps(original.forward)
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         conversion = self._sparsedrop
@@ -151,7 +155,8 @@ def _converted_class(original: type[nn.Module]) -> type[nn.Module]:
         return conversion.train(self, original.forward, args, kwargs)
 
     def __reduce_ex__(self: Any, protocol: Any) -> Any:
-        made, arguments, *rest = original.__reduce_ex__(self, protocol)
+        reduced: Any = original.__reduce_ex__(self, protocol)
+        made, arguments, *rest = reduced
         if arguments[:1] != (type(self),):
             return made, arguments, *rest
         return copyreg._reconstructor, (original, object, None), *rest  # type: ignore[attr-defined]
@@ -172,7 +177,8 @@ def _converted_class(original: type[nn.Module]) -> type[nn.Module]:
         "_sparsedrop_original": original, "__module__": original.__module__, "__qualname__": original.__qualname__,
         "__doc__": original.__doc__,
     }  # fmt: skip
-    converted = type(original)(original.__name__, (original,), body)
+    metaclass: Any = type(original)
+    converted: type[nn.Module] = metaclass(original.__name__, (original,), body)
     _originals[converted] = original
     return converted
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
+import inspect
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -70,10 +71,11 @@ def _compile(model: nn.Module, recorder: Recorder) -> Callable[..., Any]:
     def run(*args: Any, **kwargs: Any) -> Any:
         return model(*args, **kwargs)
 
-    try:  # keeps what is compiled here apart from what the user compiled
-        return torch.compile(run, backend=recorder, dynamic=False, isolate_recompiles=True)
-    except TypeError:
-        return torch.compile(run, backend=recorder, dynamic=False)
+    settings: dict[str, Any] = {"backend": recorder, "dynamic": False}
+    if "isolate_recompiles" in inspect.signature(torch.compile).parameters:  # apart from what the user compiled
+        settings["isolate_recompiles"] = True
+    compiled: Callable[..., Any] = torch.compile(run, **settings)
+    return compiled
 
 
 def _measure(model: nn.Module, args: Any, kwargs: Any) -> tuple[int, Counter[str]]:

@@ -98,7 +98,9 @@ class Options:
         for pattern in self.patterns():
             if not any(matches(name, pattern) for name in names):
                 hint = nearest(pattern, names)
-                warnings.warn(f"torch_sparsedrop: no module matches the pattern {pattern!r}{hint}", stacklevel=stacklevel)
+                warnings.warn(
+                    f"torch_sparsedrop: no module matches the pattern {pattern!r}{hint}", stacklevel=stacklevel
+                )
 
 
 def matches(module: str, pattern: str) -> bool:
@@ -108,7 +110,7 @@ def matches(module: str, pattern: str) -> bool:
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """", did you mean …?" with the names most like ``name``, or nothing."""
+    """ ", did you mean …?" with the names most like ``name``, or nothing."""
     close = difflib.get_close_matches(name, list(dict.fromkeys(names)), n=3, cutoff=0.4)
     return f", did you mean {' or '.join(map(repr, close))}?" if close else ""
 

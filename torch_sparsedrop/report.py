@@ -74,7 +74,7 @@ class Report:
         return [
             f"{t['fused']} of {t['sites']} dropouts fused ({state}); {t['frames']} graphs, {t['graph_breaks']} breaks, "
             f"{t['dead']} dead dropouts",
-            f"linears beside them: {t['flops_share']:.0%} of the model's dense FLOPs; expected saving {t['saving']:.1%}",
+            f"linears beside them: {t['flops_share']:.0%} of dense FLOPs; expected saving {t['saving']:.1%} of them",
             *(f"note: {note}" for note in self.notes),
         ]
 
