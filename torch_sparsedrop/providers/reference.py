@@ -51,7 +51,10 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Tensor
     m, n, k = check_linear(x, weight, bias)
     _tell(x.device.type)
     masks = _dense(m, n, k, x, *rest)
-    return masked_linear(x.reshape(m, k), weight, bias, *masks).reshape(*x.shape[:-1], n)
+    # Not a view: callers may write to the result in place.
+    y = x.new_empty((*x.shape[:-1], n))
+    y.view(m, n).copy_(masked_linear(x.reshape(m, k), weight, bias, *masks))
+    return y
 
 
 def weight_grad(grad: Tensor, x: Tensor, *rest: Any) -> Tensor:
