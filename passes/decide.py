@@ -25,8 +25,12 @@ def path_of(node: fx.Node) -> str:
     """The path of the module whose forward made a node, from the module whose frame was captured."""
     stack = node.meta.get("nn_module_stack") or {}
     path = next(reversed(stack.values()))[0] if stack else ""
-    path = re.sub(r"^[LG]\['\w+'\]", "", path).replace("._orig_mod", "")
-    return re.sub(r"\['?(\w+)'?\]", r".\1", path).lstrip(".")
+    return ".".join(path_parts(re.sub(r"^[LG]\['\w+'\]", "", path)))
+
+
+def path_parts(path: str) -> list[str]:
+    """The names in ``.encoder._modules['layer'][0]``, however Dynamo spells the way from one to the next."""
+    return [part for part in re.findall(r"\w+", path) if part not in ("__dict__", "_modules", "_orig_mod")]
 
 
 def decide(

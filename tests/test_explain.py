@@ -167,7 +167,7 @@ def test_data_dependent_control_flow() -> None:
     assert net.fc1.weight.grad is not None
 
 
-@pytest.mark.parametrize("name", ["t5", "lora-gpt2"])
+@pytest.mark.parametrize("name", ["t5", "lora-gpt2", "lora-llama"])
 def test_names_are_those_of_named_modules(name: str) -> None:
     """Also in frames that begin at a submodule: both stacks of T5, the model inside PEFT's."""
     model, batch = CASES[name].make()

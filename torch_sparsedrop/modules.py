@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from .passes.decide import path_of
+from .passes.decide import path_of, path_parts
 
 
 def module_trains(node: fx.Node) -> bool:
@@ -74,7 +74,7 @@ def _find(node: fx.Node) -> tuple[nn.Module | None, Any]:
     scope = tx.output.local_scope if kind == "L" else tx.output.global_scope
     module: Any = scope.get(name)
     source: Any = LocalSource(name) if kind == "L" else GlobalSource(name)
-    for part in re.findall(r"\w+", rest):
+    for part in path_parts(rest):
         children = getattr(module, "_modules", {})
         if part not in children:
             return None, None
