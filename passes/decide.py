@@ -21,27 +21,38 @@ MIN_BLOCKS = 4
 MIN_ELEMENTS = 1 << 16
 
 
-def decide(normal: Normal, choice: Options, trains: Callable[[fx.Node], bool] | None = None) -> list[Site]:
-    """One site for each dropout call, in the graph's order; attention's own dropouts are among them, left.
-
-    ``trains`` says whether a linear's module is in training, where dropout is to be inserted.
-    """
-    order = {node: i for i, node in enumerate(normal.graph.nodes)}
-    sites = [_dropout_site(dropout, normal, choice) for dropout in normal.dropouts]
-    sites += [site for node in normal.graph.nodes if (site := _attention_site(node)) is not None]
-    sites.sort(key=lambda site: order[site.node])
-    if choice.insert == "linear":
-        sites += [site for site in _inserted_sites(normal, sites, choice) if trains is None or trains(site.node)]
-    _reconcile(sites)
-    return sites
-
-
-def module_of(node: fx.Node) -> str:
-    """The name of the module whose forward made a node, as `named_modules` has it."""
+def path_of(node: fx.Node) -> str:
+    """The path of the module whose forward made a node, from the module whose frame was captured."""
     stack = node.meta.get("nn_module_stack") or {}
     path = next(reversed(stack.values()))[0] if stack else ""
-    path = re.sub(r"^[LG]\['\w+'\]", "", path).replace("._orig_mod", "")
-    return re.sub(r"\['?(\w+)'?\]", r".\1", path).lstrip(".")
+    return ".".join(path_parts(re.sub(r"^[LG]\['\w+'\]", "", path)))
+
+
+def path_parts(path: str) -> list[str]:
+    """The names in ``.encoder._modules['layer'][0]``, however Dynamo spells the way from one to the next."""
+    return [part for part in re.findall(r"\w+", path) if part not in ("__dict__", "_modules", "_orig_mod")]
+
+
+def decide(
+    normal: Normal,
+    choice: Options,
+    *,
+    name: Callable[[fx.Node], str] = path_of,
+    trains: Callable[[fx.Node], bool] | None = None,
+) -> list[Site]:
+    """One site for each dropout call, in the graph's order; attention's own dropouts are among them, left.
+
+    ``name`` gives a node's module as options name it. ``trains`` says whether a linear's module is in training, where
+    dropout is to be inserted.
+    """
+    order = {node: i for i, node in enumerate(normal.graph.nodes)}
+    sites = [_dropout_site(dropout, name(dropout.node), normal, choice) for dropout in normal.dropouts]
+    sites += [site for node in normal.graph.nodes if (site := _attention_site(node, name)) is not None]
+    sites.sort(key=lambda site: order[site.node])
+    if choice.insert == "linear":
+        sites += [site for site in _inserted_sites(normal, sites, choice, name) if trains is None or trains(site.node)]
+    _reconcile(sites)
+    return sites
 
 
 def readers(node: fx.Node, linears: dict[fx.Node, Linear]) -> tuple[list[Reader], list[fx.Node]]:
@@ -75,9 +86,8 @@ def _product(linear: Linear) -> fx.Node:
     return next(node for node in linear.node.all_input_nodes if linear.x in node.all_input_nodes)
 
 
-def _dropout_site(dropout: Dropout, normal: Normal, choice: Options) -> Site:
+def _dropout_site(dropout: Dropout, module: str, normal: Normal, choice: Options) -> Site:
     node, source = dropout.node, dropout.source
-    module = module_of(node)
     shape = tuple(map(known, value(node).shape))  # type: ignore[union-attr]
     p = choice.p_for(module)
     site = Site(node, module, "G", dropout.p if p is None else p, shape, "", block=choice.block_for(module))
@@ -212,7 +222,7 @@ def _unprofitable(site: Site, linears: list[Reader], others: list[fx.Node]) -> s
 ATTENTION = frozenset({"scaled_dot_product_attention", "multi_head_attention_forward"})
 
 
-def _attention_site(node: fx.Node) -> Site | None:
+def _attention_site(node: fx.Node, module: Callable[[fx.Node], str]) -> Site | None:
     """Attention with its own dropout: one row for `explain`, always left."""
     name = op_name(node)
     if node.op != "call_function" or name not in ATTENTION:
@@ -226,10 +236,10 @@ def _attention_site(node: fx.Node) -> Site | None:
     if not isinstance(p, fx.Node) and p == 0:
         return None
     shape: tuple[Any, ...] = () if tensor is None else tuple(tensor.shape)
-    return Site(node, module_of(node), "E", p, shape, "attention's own dropout is left alone")
+    return Site(node, module(node), "E", p, shape, "attention's own dropout is left alone")
 
 
-def _inserted_sites(normal: Normal, sites: list[Site], choice: Options) -> list[Site]:
+def _inserted_sites(normal: Normal, sites: list[Site], choice: Options, name: Callable[[fx.Node], str]) -> list[Site]:
     """A dropout in front of every linear that has none."""
     taken = {reader.linear.node for site in sites for reader in site.readers}
     live = {dropout.node for dropout in normal.dropouts}
@@ -237,7 +247,7 @@ def _inserted_sites(normal: Normal, sites: list[Site], choice: Options) -> list[
     for node, linear in normal.linears.items():
         tensor = value(linear.x)
         assert tensor is not None
-        module = module_of(node)
+        module = name(node)
         p = choice.p_for(module)
         if p is None or p == 0 or node in taken or not linear.whole_in or _behind(linear.x, live):
             continue

@@ -14,7 +14,7 @@ from torch._inductor.custom_graph_pass import CustomGraphPass
 from torch_sparsedrop.ops import REVISION
 from torch_sparsedrop.options import Options
 
-from .decide import decide
+from .decide import decide, path_of
 from .normalise import normalise
 from .rewrite import rewrite
 from .sites import Site
@@ -46,11 +46,13 @@ class SparseDropPass(CustomGraphPass):
         self,
         options: Options | None = None,
         *,
+        name: Callable[[fx.Node], str] = path_of,
         trains: Callable[[fx.Node], bool] | None = None,
         keep_dumps: bool = False,
         **settings: object,
     ) -> None:
         self.options = Options.parse(settings) if options is None else options
+        self.name = name
         self.trains = trains
         if self.options.insert is not None and trains is None:
             raise ValueError('insert="linear" must know which modules train: use convert or backend="sparsedrop"')
@@ -63,7 +65,7 @@ class SparseDropPass(CustomGraphPass):
         for part in graphs(graph):
             before = str(part) if self.keep_dumps else ""
             normal = normalise(part)
-            sites = decide(normal, self.options, self.trains)
+            sites = decide(normal, self.options, name=self.name, trains=self.trains)
             rewrite(normal, sites, self.options.kind)
             fused = Counter(site.letter for site in sites if site.fused)
             self.sites += sites

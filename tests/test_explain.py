@@ -165,3 +165,20 @@ def test_data_dependent_control_flow() -> None:
     net = sparsedrop.convert(Branching(), inner="eager", **ALL)
     net(torch.randn(32, 64)).sum().backward()
     assert net.fc1.weight.grad is not None
+
+
+@pytest.mark.parametrize("name", ["t5", "lora-gpt2", "lora-llama"])
+def test_names_are_those_of_named_modules(name: str) -> None:
+    """Also in frames that begin at a submodule: both stacks of T5, the model inside PEFT's."""
+    model, batch = CASES[name].make()
+    rows = sparsedrop.explain(model, **batch, options=ALL).to_dict()["sites"]
+    modules = dict(model.named_modules())
+    assert all(row["module"] in modules for row in rows)
+    dropouts = [row["module"] for row in rows if isinstance(modules[row["module"]], nn.Dropout)]
+    assert len(dropouts) > len(rows) / 2
+    assert len(set(dropouts)) > len(dropouts) * 0.7
+    if name == "t5":
+        excluded = sparsedrop.explain(model, **batch, options=ALL | {"exclude": "encoder"}).to_dict()["sites"]
+        fused = [row["module"] for row in excluded if row["decision"] == "fused"]
+        assert fused
+        assert all(module.startswith("decoder") for module in fused)

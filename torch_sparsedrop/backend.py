@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from torch import fx
+from torch import fx, nn
 
 from .options import Options
-from .training import module_trains
 
 
 def sparsedrop(
@@ -27,10 +27,27 @@ def sparsedrop(
     return compile_with(Options.parse(settings), module, example_inputs)
 
 
-def compile_with(options: Options, module: fx.GraphModule, example_inputs: list[Any]) -> Callable[..., Any]:
+class Backend:
+    """The backend for one model, whose modules' names it knows."""
+
+    runs_sparsedrop = True
+    __name__ = "sparsedrop"
+
+    def __init__(self, options: Options, model: nn.Module) -> None:
+        self.options = options
+        self._model = weakref.ref(model)
+
+    def __call__(self, module: fx.GraphModule, example_inputs: list[Any]) -> Callable[..., Any]:
+        return compile_with(self.options, module, example_inputs, self._model())
+
+
+def compile_with(
+    options: Options, module: fx.GraphModule, example_inputs: list[Any], model: nn.Module | None = None
+) -> Callable[..., Any]:
+    from .modules import module_trains, namer
     from .passes import SparseDropPass
 
-    SparseDropPass(options, trains=module_trains)(module.graph)
+    SparseDropPass(options, name=namer(model), trains=module_trains)(module.graph)
     return _inner(options)(module, example_inputs)
 
 

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from .backend import is_ours, sparsedrop
+from .backend import Backend, is_ours
 from .masks import Block, Kind
 from .options import Options
 
@@ -74,7 +74,7 @@ def convert(
     if current is not None and current.options == options:
         return model
     revert(model)
-    model.__dict__[_ATTRIBUTE] = Conversion(options, settings, model.__dict__.pop("forward", None))
+    model.__dict__[_ATTRIBUTE] = Conversion(options, model.__dict__.pop("forward", None))
     model.__class__ = _converted_class(type(model))
     return model
 
@@ -94,29 +94,27 @@ def revert(model: nn.Module) -> nn.Module:
 class Conversion:
     """What a converted model carries. Pickles as a plain dict, so that a pickled model loads without this library."""
 
-    def __init__(self, options: Options, settings: dict[str, Any], forward: Callable[..., Any] | None) -> None:
+    def __init__(self, options: Options, forward: Callable[..., Any] | None) -> None:
         self.options = options
-        self.settings = settings
         self.forward = forward
         self._compiled: dict[Any, Callable[..., Any]] = {}
 
     def train(self, model: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """One call in training: compiled, or as part of what another `torch.compile` is tracing."""
         if not torch.compiler.is_compiling():
-            return self.compiled(forward)(model, *args, **kwargs)
+            return self.compiled(model, forward)(model, *args, **kwargs)
         if _may_break():
             return _apart(self, model, forward, args, kwargs)
         return forward(model, *args, **kwargs)
 
-    def compiled(self, forward: Callable[..., Any]) -> Callable[..., Any]:
+    def compiled(self, model: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
         if forward not in self._compiled:
             own = _own_frame(forward) if torch._dynamo.trace_rules.check(forward) else forward
-            settings = {key: value for key, value in self.settings.items() if value is not None}
-            self._compiled[forward] = torch.compile(own, backend=sparsedrop, options=settings)
+            self._compiled[forward] = torch.compile(own, backend=Backend(self.options, model))
         return self._compiled[forward]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Conversion:
-        return Conversion(self.options, self.settings, copy.deepcopy(self.forward, memo))
+        return Conversion(self.options, copy.deepcopy(self.forward, memo))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return dict, ((("lost", True),),)
@@ -228,4 +226,4 @@ def _warn_once() -> None:
 
 @functools.partial(torch.compiler.disable, reason="a model converted by torch_sparsedrop compiles itself")
 def _apart(conversion: Conversion, model: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-    return conversion.compiled(forward)(model, *args, **kwargs)
+    return conversion.compiled(model, forward)(model, *args, **kwargs)

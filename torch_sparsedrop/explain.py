@@ -31,7 +31,7 @@ def explain(model: nn.Module, *args: Any, options: Mapping[str, Any] | None = No
         raise ValueError("a converted model is explained with its own options; revert it to try others")
     chosen = conversion.options if conversion is not None else Options.parse(options or {})
     chosen.warn_unmatched(name for name, _ in model.named_modules())
-    recorder = Recorder(chosen)
+    recorder = Recorder(chosen, model)
     with _as_found(model), torch.enable_grad():
         flops, called = _measure(model, args, kwargs)
         with _isolated():
@@ -50,17 +50,20 @@ class Recorder:
 
     runs_sparsedrop = True
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, model: nn.Module) -> None:
         self.options = options
+        self.model = model
         self.graphs: list[tuple[list[Any], dict[fx.Node, Any], int]] = []
 
     def __call__(self, module: fx.GraphModule, example_inputs: Any) -> Callable[..., Any]:
+        from .modules import namer
         from .passes import decide, graphs, normalise
 
+        name = namer(self.model)
         sites, linears, dead = [], {}, 0
         for graph in graphs(module.graph):
             normal = normalise(graph)
-            sites += decide(normal, self.options)
+            sites += decide(normal, self.options, name=name)
             linears.update(normal.linears)
             dead += normal.dead
         self.graphs.append((sites, linears, dead))
