@@ -149,7 +149,8 @@ def test_changing_shapes_cost_no_more_compiles(dynamic: bool | None, inner: str,
         for batch, length in sizes:
             model(torch.randn(batch, length, 64)).sum().backward()
         counts.append(len(counter.graphs))
-    assert counts[1] <= counts[0]
+    # Up to one block of rows is a graph of its own: there the grid's first dimension is 1.
+    assert counts[1] <= counts[0] + bool(last)
 
 
 def test_symbolic_grid() -> None:
