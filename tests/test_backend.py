@@ -130,8 +130,9 @@ def test_conflicting_overrides() -> None:
 
 @pytest.mark.parametrize("dynamic", [None, True])
 @pytest.mark.parametrize("inner", ["eager", "aot_eager"])
-def test_changing_shapes_cost_no_more_compiles(dynamic: bool | None, inner: str) -> None:
-    sizes = [(8, 48), (8, 33), (8, 64), (8, 17), (3, 48), (5, 40)]
+@pytest.mark.parametrize("last", [(), ((2, 4), (2, 48))], ids=["many blocks", "down to one block"])
+def test_changing_shapes_cost_no_more_compiles(dynamic: bool | None, inner: str, last: Any) -> None:
+    sizes = [(8, 48), (8, 33), (8, 64), (8, 17), (3, 48), (5, 40), *last]
     counts = []
     for ours in (False, True):
         torch._dynamo.reset()
@@ -148,7 +149,8 @@ def test_changing_shapes_cost_no_more_compiles(dynamic: bool | None, inner: str)
         for batch, length in sizes:
             model(torch.randn(batch, length, 64)).sum().backward()
         counts.append(len(counter.graphs))
-    assert counts[1] <= counts[0]
+    # Up to one block of rows is a graph of its own: there the grid's first dimension is 1.
+    assert counts[1] <= counts[0] + bool(last)
 
 
 def test_symbolic_grid() -> None:

@@ -1,0 +1,51 @@
+"""The examples run, and fuse what they promise."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from vision import import_timm
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def load(path: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    file = EXAMPLES / path
+    monkeypatch.syspath_prepend(str(file.parent))
+    spec = importlib.util.spec_from_file_location(f"example_{file.stem}", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)
+    spec.loader.exec_module(module)
+    torch._dynamo.reset()
+    return module
+
+
+FUSED = {"bert": 5, "gpt2": 4, "t5": 15, "bart": 16, "vit": 4, "lora": 10, "llama": 14, "timm": 6, "torch": 6}
+ALWAYS = ("bert", "llama", "torch")
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in ALWAYS else pytest.param(name, marks=pytest.mark.full) for name in FUSED]
+)
+def test_huggingface(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    import_timm()
+    report = load("huggingface.py", monkeypatch).main(name, steps=1, inner="aot_eager")
+    assert report.totals["fused"] == FUSED[name]
+    assert "step 0: loss" in capsys.readouterr().out
+
+
+def test_nanogpt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("to be or not to be, that is the question. " * 60)
+    train = load("nanogpt/train.py", monkeypatch)
+    small = (
+        "--steps 60 --every 30 --batch 8 --context 32 --layers 2 --heads 2 --width 64 --block 16 16 --inner aot_eager"
+    )
+    assert train.main([str(text), *small.split(), "--rate", "3e-3"]) < 2.0
