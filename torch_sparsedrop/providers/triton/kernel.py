@@ -154,8 +154,10 @@ def add_parts(parts, c, scale_1, scale_2, size, count, SIZE: tl.constexpr):
     """C = the parts' sum, in their order, scaled."""
     at = tl.program_id(0).to(tl.int64) * SIZE + tl.arange(0, SIZE)
     total = tl.zeros((SIZE,), tl.float32)
-    for part in tl.range(0, count):
-        total += tl.load(parts + part.to(tl.int64) * size + at, at < size, other=0.0)
+    source = parts + at
+    for _ in tl.range(0, count):
+        total += tl.load(source, at < size, other=0.0)
+        source += size
     if scale_1 is not None:
         total = total * tl.load(scale_1)
     if scale_2 is not None:

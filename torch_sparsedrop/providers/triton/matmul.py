@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,19 +33,21 @@ def linear(
         )  # fmt: skip
     masks = plan_in, scale_in, block_in, plan_out, scale_out, block_out
     key = _key("linear", masks, x, weight, bias)
-    launch = _known.get(key)
-    if launch is None:
-        m, n, k = check_linear(x, weight, bias)
-        check_masks(m, n, k, x, *masks)
-        spec = Spec(
-            *_common(x), _operand(x.reshape(m, k), 0), _operand(weight, 0), Operand(m, n, n, 1),
-            _mask(plan_in, block_in, m, k), None, _mask(plan_out, block_out, m, n), False,
-        )  # fmt: skip
-        launch = _remember(key, spec)
+    launch = _known.get(key) or _remember(key, _product(x, weight, bias, *masks))
     y = x.new_empty((*x.shape[:-1], weight.shape[0]))
     if y.numel() > 0:
-        launch(_flat(x), weight, y, bias, scale_in, scale_out, plan_in, None, plan_out)
+        launch(_flat(x), weight, y, _dense(bias), scale_in, scale_out, _dense(plan_in), None, _dense(plan_out))
     return y
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None, *masks: Any) -> Spec:
+    m, n, k = check_linear(x, weight, bias)
+    check_masks(m, n, k, x, *masks)
+    plan_in, _, block_in, plan_out, _, block_out = masks
+    into, out = _mask(plan_in, block_in, m, k), _mask(plan_out, block_out, m, n)
+    return Spec(
+        *_common(x), _operand(_flat(x), 0), _operand(weight, 0), Operand(m, n, n, 1), into, None, out, False
+    )  # fmt: skip
 
 
 def weight_grad(
@@ -59,26 +62,31 @@ def weight_grad(
         )  # fmt: skip
     masks = plan_in, scale_in, block_in, plan_out, scale_out, block_out
     key = _key("weight_grad", masks, grad, x, None)
-    launch = _known.get(key)
+    launch = _known.get(key) or _remember(key, _reduction(grad, x, *masks))
     n, k = grad.shape[-1], x.shape[-1]
-    x_is_a = plan_out is None and (plan_in is not None or k > n)
-    if launch is None:
-        m, n, k = check_weight_grad(grad, x)
-        check_masks(m, n, k, x, *masks)
-        of_grad, of_x = _operand(grad.reshape(m, n), 1), _operand(x.reshape(m, k), 1)
-        into, out = _mask(plan_in, block_in, m, k), _mask(plan_out, block_out, m, n)
-        if x_is_a:
-            spec = Spec(*_common(x), of_x, of_grad, Operand(k, n, 1, k), into, None, None, True)
-        else:
-            spec = Spec(*_common(x), of_grad, of_x, Operand(n, k, k, 1), out, into, None, True)
-        launch = _remember(key, spec)
     dw = x.new_empty((n, k))
     if dw.numel() > 0:
-        if x_is_a:
-            launch(_flat(x), _flat(grad), dw, None, scale_in, scale_out, plan_in, None, None)
+        grad, x, plan_in, plan_out = _flat(grad), _flat(x), _dense(plan_in), _dense(plan_out)
+        if _x_is_a(n, k, plan_in, plan_out):
+            launch(x, grad, dw, None, scale_in, scale_out, plan_in, None, None)
         else:
-            launch(_flat(grad), _flat(x), dw, None, scale_in, scale_out, plan_out, plan_in, None)
+            launch(grad, x, dw, None, scale_in, scale_out, plan_out, plan_in, None)
     return dw
+
+
+def _reduction(grad: Tensor, x: Tensor, *masks: Any) -> Spec:
+    m, n, k = check_weight_grad(grad, x)
+    check_masks(m, n, k, x, *masks)
+    plan_in, _, block_in, plan_out, _, block_out = masks
+    of_grad, of_x = _operand(_flat(grad), 1), _operand(_flat(x), 1)
+    into, out = _mask(plan_in, block_in, m, k), _mask(plan_out, block_out, m, n)
+    if _x_is_a(n, k, plan_in, plan_out):
+        return Spec(*_common(x), of_x, of_grad, Operand(k, n, 1, k), into, None, None, True)
+    return Spec(*_common(x), of_grad, of_x, Operand(n, k, k, 1), out, into, None, True)
+
+
+def _x_is_a(n: int, k: int, plan_in: Tensor | None, plan_out: Tensor | None) -> bool:
+    return plan_out is None and (plan_in is not None or k > n)
 
 
 def _key(op: str, masks: tuple[Any, ...], *operands: Tensor | None) -> tuple[Any, ...]:
@@ -112,4 +120,8 @@ def _mask(plan: Tensor | None, block: Sequence[int], rows: int, cols: int) -> Ma
 
 
 def _flat(x: Tensor) -> Tensor:
-    return x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
+    return x if x.dim() == 2 else x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+
+
+def _dense(vector: Tensor | None) -> Tensor | None:
+    return vector if vector is None or vector.is_contiguous() else vector.contiguous()
