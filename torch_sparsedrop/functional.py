@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .masks import KINDS, Block, BlockMask, Kind, Probability, check_p
+from .ops import autograd
 from .ops.autocast import cast_operands
-from .ops.autograd import Linear
 from .ops.checks import check_block, check_linear, check_shapes
 from .ops.schema import REVISION
 
@@ -42,7 +42,7 @@ def linear(
         raise ValueError(
             f"drop_in and drop_out must have equal row blocks, got blocks {drop_in.block} and {drop_out.block}"
         )
-    return Linear.apply(x, weight, bias, *into, *out, REVISION)
+    return autograd.linear(x, weight, bias, *into, *out, REVISION)
 
 
 def _mask_arguments(mask: BlockMask | None, name: str, x: Tensor, rows: int, cols: int) -> tuple[Any, Any, list[int]]:

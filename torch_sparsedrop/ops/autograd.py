@@ -5,7 +5,7 @@
     db = s_out · Σ_rows (M_out ⊙ dY)             `weight_grad` against a column of ones
 
 with s = s_in · s_out. The derivatives of `weight_grad` are `linear` again, so gradients of any order
-follow. `Linear` and `WeightGrad` are the entrance from Python (cheap in eager mode, right under
+follow. `linear` and `weight_grad` here are the entrance from Python (cheap in eager mode, right under
 `torch.func`); the overloads in ``torch.ops`` are what a graph pass inserts.
 """
 
@@ -80,59 +80,58 @@ def _weight_grad_backward(linear: Callable[..., Tensor], ctx: Any, cotangent: Te
     return dgrad, dx, *[None] * 7
 
 
-# Dynamo counts the parameters of `forward`, so they are spelled out.
 class Linear(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(
-        x: Tensor, weight: Tensor, bias: Tensor | None,
-        plan_in: Tensor | None, scale_in: Tensor | None, block_in: list[int],
-        plan_out: Tensor | None, scale_out: Tensor | None, block_out: list[int], revision: int,
-    ) -> Tensor:  # fmt: skip
-        masks = plan_in, scale_in, block_in, plan_out, scale_out, block_out
-        return _below_autograd(torch.ops.sparsedrop.linear.default, x, weight, bias, *masks, revision)
+    def forward(*args: Any) -> Tensor:
+        return _below_autograd(torch.ops.sparsedrop.linear.default, args)
 
     setup_context = staticmethod(_linear_setup)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
-        return _linear_backward(*_differentiable(), ctx, grad)
+        return _linear_backward(linear, weight_grad, ctx, grad)
 
 
 class WeightGrad(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(
-        grad: Tensor, x: Tensor,
-        plan_in: Tensor | None, scale_in: Tensor | None, block_in: list[int],
-        plan_out: Tensor | None, scale_out: Tensor | None, block_out: list[int], revision: int,
-    ) -> Tensor:  # fmt: skip
-        masks = plan_in, scale_in, block_in, plan_out, scale_out, block_out
-        return _below_autograd(torch.ops.sparsedrop.weight_grad.default, grad, x, *masks, revision)
+    def forward(*args: Any) -> Tensor:
+        return _below_autograd(torch.ops.sparsedrop.weight_grad.default, args)
 
     setup_context = staticmethod(_weight_grad_setup)
 
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor) -> Any:
-        return _weight_grad_backward(_differentiable()[0], ctx, cotangent)
+        return _weight_grad_backward(linear, ctx, cotangent)
 
 
-def _differentiable() -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
-    """Both ops for use in a backward: Dynamo cannot trace a Function there, and needs none."""
-    if torch.compiler.is_compiling():
-        return torch.ops.sparsedrop.linear, torch.ops.sparsedrop.weight_grad
-    return Linear.apply, WeightGrad.apply
-
-
-def _below_autograd(op: Any, *args: Any) -> Tensor:
+def _below_autograd(op: Any, args: tuple[Any, ...]) -> Tensor:
     """The kernel itself: the caller differentiates, and going through the overload's own rule costs 10 µs."""
-    if torch.compiler.is_compiling():
-        return op(*args)
     with torch._C._AutoDispatchBelowAutograd():
         return op(*args)
 
+
+def _entrance(function: type[torch.autograd.Function], op: Any) -> Callable[..., Tensor]:
+    """The differentiable op, by the cheapest way that is right where it is called."""
+    # What Function.apply ends in. On its way there it inspects forward's signature: 10 µs a call.
+    apply = super(torch.autograd.Function, function).apply  # type: ignore[misc]
+
+    def call(*args: Any) -> Tensor:
+        if torch.compiler.is_compiling():
+            # Free there, and compile caches refuse graphs that hold an autograd.Function.
+            return op(*args)
+        if torch._C._are_functorch_transforms_active():
+            return function.apply(*args)
+        return apply(*args) if torch.is_grad_enabled() else _below_autograd(op, args)
+
+    return call
+
+
+linear = _entrance(Linear, torch.ops.sparsedrop.linear.default)
+weight_grad = _entrance(WeightGrad, torch.ops.sparsedrop.weight_grad.default)
 
 torch.library.register_autograd(
     "sparsedrop::linear",

@@ -24,19 +24,25 @@ def pack(keep: Tensor) -> Tensor:
 
 def unpack(plan: Tensor, rows: int, cols: int) -> Tensor:
     """The bool keep grid (rows, cols) that a plan was made from."""
-    at = layout(rows, cols)
-    words = plan[at.row_bits : at.col_bits].reshape(rows, -1, 1)
-    bits = (words >> torch.arange(32, device=plan.device, dtype=torch.int32)) & 1
-    return bits.reshape(rows, -1)[:, :cols].bool()
+    at, words = layout(rows, cols), _words(cols)
+    packed = plan[at.row_bits : at.col_bits].reshape(rows, words, 1)
+    bits = (packed >> torch.arange(32, device=plan.device, dtype=torch.int32)) & 1
+    return bits.reshape(rows, words * 32)[:, :cols].bool()
 
 
 def _bits(grid: Tensor) -> Tensor:
     rows, cols = grid.shape
-    padded = grid.new_zeros(rows, (cols + 63) // 64 * 64)
+    words = _words(cols)
+    padded = grid.new_zeros(rows, words * 32)
     padded[:, :cols] = grid
-    values = padded.reshape(rows, -1, 32).long() << torch.arange(32, device=grid.device)
+    values = padded.reshape(rows, words, 32).long() << torch.arange(32, device=grid.device)
     unsigned = values.sum(2)
     return torch.where(unsigned >= 2**31, unsigned - 2**32, unsigned).to(torch.int32)
+
+
+def _words(bits: int) -> int:
+    """int32 words of a bitmap, which is read in words of 64 bits."""
+    return 2 * ((bits + 63) // 64)
 
 
 def block_sizes(size: int, block: int, device: torch.device) -> Tensor:

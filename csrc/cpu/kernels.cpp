@@ -1,0 +1,31 @@
+// The kernels of one instruction set. The build compiles this file once for each, with
+// SPARSEDROP_ISA set to its name and the compiler's flags to its instructions.
+#include "kernels.h"
+
+#include "microkernel.h"
+#include "pack.h"
+
+namespace sparsedrop {
+namespace {
+
+template <class Scheme>
+constexpr Kernels kernels() {
+  using T = typename Scheme::Element;
+  return {lanes_of<T>,          max_rows,        Scheme::pair, sizeof(T), sizeof(typename Scheme::Group), sizeof(Sum<T>),
+          Scheme::in_place,     pack<Scheme>,    multiply<Scheme>,        finish<T>};
+}
+
+#if defined(__AVX512BF16__)
+using BFloat16Scheme = Paired;
+#else
+using BFloat16Scheme = Single<bfloat16>;
+#endif
+
+}  // namespace
+
+namespace SPARSEDROP_ISA {
+extern const Kernels table[4] = {kernels<Single<float>>(), kernels<Single<double>>(), kernels<BFloat16Scheme>(),
+                                 kernels<Single<float16>>()};
+}
+
+}  // namespace sparsedrop

@@ -1,0 +1,100 @@
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <numeric>
+
+#include "arguments.h"
+
+namespace sparsedrop {
+namespace {
+
+struct Grid {
+  const bool* keep;
+  int64_t rows, columns, row_stride, column_stride;
+
+  bool at(int64_t row, int64_t column) const { return keep[row * row_stride + column * column_stride]; }
+  Grid transposed() const { return {keep, columns, rows, column_stride, row_stride}; }
+};
+
+// One direction of the plan: bitmap, count and indices of each row, and the rows by work.
+void describe_rows(const Grid& grid, int32_t* bits, int32_t* count, int32_t* order, int32_t* index) {
+  const int64_t words = 2 * ((grid.columns + 63) / 64);
+  for (int64_t row = 0; row < grid.rows; ++row) {
+    int32_t kept = 0;
+    for (int64_t column = 0; column < grid.columns; ++column) {
+      if (!grid.at(row, column)) continue;
+      bits[row * words + column / 32] |= static_cast<int32_t>(1u << (column % 32));
+      index[row * grid.columns + kept++] = static_cast<int32_t>(column);
+    }
+    count[row] = kept;
+    for (int64_t column = 0; column < grid.columns; ++column)
+      if (!grid.at(row, column)) index[row * grid.columns + kept++] = static_cast<int32_t>(column);
+  }
+  std::iota(order, order + grid.rows, 0);
+  std::stable_sort(order, order + grid.rows, [&](int32_t a, int32_t b) { return count[a] > count[b]; });
+}
+
+Tensor pack_plan(const Grid& grid, const Tensor& like) {
+  const PlanLayout at = plan_layout(grid.rows, grid.columns);
+  const int64_t shape[] = {at.size};
+  Tensor plan = torch::stable::new_empty(like, {shape, 1}, ScalarType::Int);
+  auto words = static_cast<int32_t*>(plan.mutable_data_ptr());
+  std::memset(words, 0, at.size * sizeof(int32_t));
+  describe_rows(grid, words + at.row_bits, words + at.row_count, words + at.row_order, words + at.row_index);
+  describe_rows(grid.transposed(), words + at.col_bits, words + at.col_count, words + at.col_order, words + at.col_index);
+  return plan;
+}
+
+// Keeps ⌊k⌋ or ⌊k⌋ + 1 blocks of each row, k = (1 − p) · columns: those with the smallest draws.
+// One more draw, in the last column, decides about the extra block with probability k − ⌊k⌋.
+void keep_balanced(const float* uniform, double p, int64_t rows, int64_t columns, bool* keep) {
+  double wanted = (1 - p) * columns;
+  const double nearest = std::nearbyint(wanted);
+  // p is a float32: k is an integer where it differs from one by no more than p's rounding.
+  if (std::abs(wanted - nearest) <= columns * 0x1p-22) wanted = nearest;
+  const double whole = std::floor(wanted);
+  std::vector<int64_t> order(columns);
+  for (int64_t row = 0; row < rows; ++row, uniform += columns + 1, keep += columns) {
+    const int64_t count = std::min<int64_t>(columns, whole + (uniform[columns] < wanted - whole));
+    std::iota(order.begin(), order.end(), 0);
+    // NaN sorts last, so that the order is total whatever the draws are.
+    auto key = [&](int64_t i) { return std::isnan(uniform[i]) ? INFINITY : uniform[i]; };
+    std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return key(a) < key(b); });
+    for (int64_t i = 0; i < columns; ++i) keep[order[i]] = i < count;
+  }
+}
+
+}  // namespace
+
+Tensor plan(const Tensor& keep) {
+  STD_TORCH_CHECK(keep.scalar_type() == ScalarType::Bool && keep.dim() == 2, "keep must be a two-dimensional bool tensor, got ",
+                  keep.scalar_type(), " of shape ", shape_of(keep));
+  return pack_plan({static_cast<const bool*>(keep.const_data_ptr()), keep.size(0), keep.size(1), keep.stride(0), keep.stride(1)},
+                   keep);
+}
+
+std::tuple<Tensor, Tensor, Tensor> draw(const Tensor& uniform_, const Tensor& p_, bool balanced) {
+  STD_TORCH_CHECK(uniform_.scalar_type() == ScalarType::Float && uniform_.dim() == 2 && (!balanced || uniform_.size(1) > 0),
+                  "uniform must be a two-dimensional float32 tensor", balanced ? " with a column more than the grid" : "",
+                  ", got ", uniform_.scalar_type(), " of shape ", shape_of(uniform_));
+  STD_TORCH_CHECK(p_.scalar_type() == ScalarType::Float && p_.dim() == 0, "p must be a 0-dim float32 tensor, got ",
+                  p_.scalar_type(), " of shape ", shape_of(p_));
+  const float given = *static_cast<const float*>(p_.const_data_ptr());
+  const float p = given > 0 ? std::min(given, 1.0f) : 0.0f;
+  const Tensor source = uniform_.is_contiguous() ? uniform_ : torch::stable::contiguous(uniform_);
+  const auto uniform = static_cast<const float*>(source.const_data_ptr());
+
+  const int64_t rows = source.size(0), columns = source.size(1) - balanced, shape[] = {rows, columns};
+  Tensor keep = torch::stable::new_empty(source, {shape, 2}, ScalarType::Bool);
+  auto kept = static_cast<bool*>(keep.mutable_data_ptr());
+  if (balanced)
+    keep_balanced(uniform, p, rows, columns, kept);
+  else
+    for (int64_t i = 0; i < rows * columns; ++i) kept[i] = uniform[i] >= p;
+
+  Tensor scale = torch::stable::new_empty(p_, p_.sizes(), ScalarType::Float);
+  *static_cast<float*>(scale.mutable_data_ptr()) = p < 1 ? static_cast<float>(1 / (1 - static_cast<double>(p))) : 0.0f;
+  return {keep, pack_plan({kept, rows, columns, columns, 1}, keep), scale};
+}
+
+}  // namespace sparsedrop

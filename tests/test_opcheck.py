@@ -1,0 +1,47 @@
+"""opcheck over dtypes, layouts and requires_grad."""
+
+import pytest
+import torch
+from problems import DTYPES, LAYOUTS, lay_out
+
+from torch_sparsedrop import BlockMask
+from torch_sparsedrop.ops import REVISION
+
+M, N, K = 40, 33, 50
+
+
+def mask_arguments(sides):
+    arguments = []
+    for side, cols in (("in", K), ("out", N)):
+        if sides in (side, "both"):
+            mask = BlockMask.draw(M, cols, 0.4, block=16)
+            arguments += [mask.plan, mask.scale, [16, 16]]
+        else:
+            arguments += [None, None, []]
+    return [*arguments, REVISION]
+
+
+@pytest.mark.parametrize("requires_grad", [False, True])
+@pytest.mark.parametrize("sides", ["in", "out", "both"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_linear(dtype, layout, sides, requires_grad):
+    x, weight, bias = lay_out((M, K), layout, dtype), lay_out((N, K), layout, dtype), torch.randn(N).to(dtype)
+    operands = [t.requires_grad_(requires_grad) for t in (x, weight, bias)]
+    torch.library.opcheck(torch.ops.sparsedrop.linear.default, (*operands, *mask_arguments(sides)))
+
+
+@pytest.mark.parametrize("requires_grad", [False, True])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_weight_grad(dtype, layout, requires_grad):
+    operands = [lay_out((M, size), layout, dtype).requires_grad_(requires_grad) for size in (N, K)]
+    torch.library.opcheck(torch.ops.sparsedrop.weight_grad.default, (*operands, *mask_arguments("both")))
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (4, 70), (65, 1)])
+def test_plan_and_draw(shape):
+    torch.library.opcheck(torch.ops.sparsedrop.plan.default, (torch.rand(shape) > 0.5,))
+    for balanced in (False, True):
+        uniform = torch.rand(shape[0], shape[1] + balanced)
+        torch.library.opcheck(torch.ops.sparsedrop.draw.default, (uniform, torch.tensor(0.3), balanced))
