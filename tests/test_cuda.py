@@ -59,9 +59,7 @@ def test_random_problems(seed):
 @pytest.mark.usefixtures("reading", "poisoned_memory")
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("which", ["in", "out", "both", "none"])
-@pytest.mark.parametrize(
-    ("rows", "columns"), [(32, 64), (64, 32), (128, 128), (256, 256), (32, 256), (256, 32)]
-)
+@pytest.mark.parametrize(("rows", "columns"), [(32, 64), (64, 32), (128, 128), (256, 256), (32, 256), (256, 32)])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_mask_blocks(dtype, rows, columns, which):
     case = Case(
@@ -213,9 +211,7 @@ def test_mask_statistics(kind, compiled):
     rows, cols, p, steps = 24, 20, 0.3, 1500
 
     def two_layers():
-        masks = [
-            sparsedrop.BlockMask.draw(rows * 128, cols * 128, p, kind=kind, device="cuda").keep for _ in range(2)
-        ]
+        masks = [sparsedrop.BlockMask.draw(rows * 128, cols * 128, p, kind=kind, device="cuda").keep for _ in range(2)]
         return torch.stack(masks)
 
     draw = torch.compile(two_layers) if compiled else two_layers

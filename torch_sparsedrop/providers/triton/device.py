@@ -10,7 +10,7 @@ import torch
 OLDEST = (8, 0)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def why_not(index: int) -> str | None:
     """Why these kernels do not serve CUDA device ``index``; None where they do."""
     if torch.version.hip is not None:
@@ -23,13 +23,13 @@ def why_not(index: int) -> str | None:
     return None
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def capability(device: torch.device) -> tuple[int, int]:
     """The compute capability; a CPU interprets the kernels as a Hopper GPU would run them."""
     return torch.cuda.get_device_capability(device) if device.type == "cuda" else (9, 0)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def multiprocessors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 4
 

@@ -15,6 +15,7 @@ from .start import Start
 from .tiles import Problem, Tile, ceil_div, choose
 
 _ADD_SIZE = 1024
+_WORTH_COPYING = 2**20
 
 
 class Operand(NamedTuple):
@@ -36,6 +37,10 @@ class Operand(NamedTuple):
         inner, outer = (self.stride_line, self.stride_t) if self.t_first else (self.stride_t, self.stride_line)
         sizes = 0 < self.lines < 2**31 and 0 < self.t < 2**31
         return sizes and self.aligned and inner == 1 and outer > 0 and outer * dtype.itemsize % 16 == 0
+
+    def copied(self) -> Operand:
+        """The same matrix, copied so that the copy engine and every tensor core can read it."""
+        return Operand(self.lines, self.t, ceil_div(self.t, 8) * 8, 1)
 
 
 class Mask(NamedTuple):
@@ -83,7 +88,7 @@ class Spec(NamedTuple):
                 at = layout(*mask.grid)
                 bits[i], order = (at.col_bits, at.col_order) if self.reduction else (at.row_bits, at.row_order)
                 words = ceil_div(self._sides(mask.grid)[1], 64)
-        return *bits, words, order, count, index, cols
+        return bits[0], bits[1], words, order, count, index, cols
 
     def _sides(self, pair: tuple[int, int]) -> tuple[int, int]:
         return (pair[1], pair[0]) if self.reduction else pair
@@ -101,7 +106,11 @@ class Launch:
 
     def __init__(self, spec: Spec, tile: Tile | None = None) -> None:
         self.tile = tile = choose(spec.problem()) if tile is None else tile
-        a, b, c = spec.a, spec.b, spec.c
+        self.reduction = spec.reduction
+        self.copy_a, self.copy_b = _wants_copy(spec, spec.a), _wants_copy(spec, spec.b)
+        a = spec.a.copied() if self.copy_a else spec.a
+        b = spec.b.copied() if self.copy_b else spec.b
+        c = spec.c
         blocks = spec.blocks()
         whole = [block is None or block % size == 0 for block, size in zip(blocks, tile, strict=False)]
         hopper = devices.capability(spec.device) >= (9, 0)
@@ -131,6 +140,10 @@ class Launch:
         self, a: Tensor, b: Tensor, c: Tensor, bias: Tensor | None, scale_1: Tensor | None, scale_2: Tensor | None,
         walk_a: Tensor | None, walk_b: Tensor | None, out: Tensor | None,
     ) -> None:  # fmt: skip
+        if self.copy_a:
+            a = self._copy(a)
+        if self.copy_b:
+            b = self._copy(b)
         order = out if walk_a is None else walk_a
         rest = bias, scale_1, scale_2, walk_a, walk_b, order, out
         box_a, box_b, box_c = self.boxes
@@ -142,6 +155,19 @@ class Launch:
             parts = torch.empty((self.tile.parts, *c.shape), dtype=torch.float32, device=c.device)
             self.start(left, right, parts, *rest)
             self.add(parts, c, scale_1, scale_2)
+
+    def _copy(self, matrix: Tensor) -> Tensor:
+        lines_first = matrix.t() if self.reduction else matrix
+        lines, t = lines_first.shape
+        return matrix.new_empty((lines, ceil_div(t, 8) * 8))[:, :t].copy_(lines_first)
+
+
+def _wants_copy(spec: Spec, o: Operand) -> bool:
+    """Whether reading an operand where it lies would cost more than a copy: rows that the copy engine refuses, or for
+    TF32, whose tensor cores take no operand with t outside, those."""
+    if devices.capability(spec.device) < (9, 0) or spec.precision == "ieee" or o.lines * o.t < _WORTH_COPYING:
+        return False
+    return not o.tma(spec.dtype) or (o.t_first and spec.dtype == torch.float32)
 
 
 def _box(o: Operand, line: int, t: int) -> dict[str, Any]:

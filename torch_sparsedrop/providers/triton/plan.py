@@ -16,15 +16,17 @@ from .tiles import ceil_div, power_of_2
 
 _LINES = 16
 _TILE = 8192
-_WIDEST = 1024
+# Where all counts are counted again so often that plain PyTorch's several launches take less time.
+_MOST_BLOCKS = 2**17
+_MOST_BALANCED = 2**22
 _WARPS = 8
 
 
 def plan(keep: Tensor) -> Tensor:
     check_keep(keep)
-    if keep.numel() == 0:
-        return packing.pack(keep)
     rows, cols = keep.shape
+    if not _one_launch(rows, cols):
+        return packing.pack(keep)
     start, size = _prepare(rows, cols, *keep.stride(), "given", keep.device, keep.data_ptr() % 16 == 0)
     result = torch.empty(size, dtype=torch.int32, device=keep.device)
     start(keep, None, None, result, None)
@@ -34,7 +36,7 @@ def plan(keep: Tensor) -> Tensor:
 def draw(uniform: Tensor, p: Tensor, balanced: bool) -> tuple[Tensor, Tensor, Tensor]:
     check_draw(uniform, p)
     rows, cols = uniform.shape[0], uniform.shape[1] - balanced
-    if rows * cols == 0 or (balanced and cols > _WIDEST):
+    if not _one_launch(rows, cols, balanced):
         return packing.draw(uniform, p, balanced)
     mode = "balanced" if balanced else "bernoulli"
     aligned = uniform.data_ptr() % 16 == 0, p.data_ptr() % 16 == 0
@@ -46,19 +48,21 @@ def draw(uniform: Tensor, p: Tensor, balanced: bool) -> tuple[Tensor, Tensor, Te
     return keep, result, scale
 
 
+def _one_launch(rows: int, cols: int, balanced: bool = False) -> bool:
+    blocks = rows * cols
+    return 0 < blocks <= _MOST_BLOCKS and (not balanced or blocks * cols <= _MOST_BALANCED)
+
+
 @functools.lru_cache(maxsize=4096)
 def _prepare(
     rows: int, cols: int, stride_row: int, stride_col: int, mode: str, device: torch.device, aligned: object
 ) -> tuple[Start, int]:
     """The launch for a grid, and its plan's size. ``aligned`` tells launches apart that compile differently."""
-    width = power_of_2(cols) if mode == "balanced" else 1
-    most = 256 if mode != "balanced" else 64 if width <= 64 else 32
     sizes = []
     for lines, length in ((rows, cols), (cols, rows)):
-        places = min(max(32, power_of_2(length)), most)
-        others = min(_TILE // max(places, width), power_of_2(lines))
-        sizes += [max(16, others), places]
+        places = min(max(32, power_of_2(length)), 256)
+        sizes += [max(16, min(_TILE // places, power_of_2(lines))), places]
     at = layout(rows, cols)
-    grid = (ceil_div(rows, _LINES) + ceil_div(cols, _LINES), 1, 1)
-    statics = (rows, cols, stride_row, stride_col, *at[:-1], mode, width, _LINES, *sizes)
+    grid = (2 * (ceil_div(rows, _LINES) + ceil_div(cols, _LINES)), 1, 1)
+    statics = (rows, cols, stride_row, stride_col, *at[:-1], mode, _LINES, *sizes)
     return Start(make_plan, grid, statics, _WARPS, 1), at.size

@@ -38,8 +38,9 @@ class Problem(NamedTuple):
 def choose(p: Problem) -> Tile:
     wanted = _wanted(p)
     tile = wanted._replace(a=fit(wanted.a, p.block_a), b=fit(wanted.b, p.block_b), t=fit(wanted.t, p.block_t))
-    if p.reduction:
-        tile = tile._replace(parts=_parts(p, tile))
+    if p.block_t is not None and 2 * tile.t <= wanted.t:
+        # Shorter steps want more of them under way.
+        tile = tile._replace(stages=tile.stages + 1)
     return tile
 
 
@@ -54,28 +55,42 @@ def fit(wanted: int, block: int | None) -> int:
 def _wanted(p: Problem) -> Tile:
     hopper = p.capability[0] == 9
     if p.dtype == torch.float32 and p.precision == "ieee":
-        return Tile(64, min(64, max(16, power_of_2(p.size_b))), 32, 4, 2)
+        return _split(p, Tile(64, min(64, max(16, power_of_2(p.size_b))), 16, 4, 3))
     half = 2 if p.dtype == torch.float32 else 1
     if p.size_b <= 64:
         # Bound by memory: the tile is as wide as C.
-        return Tile(64, max(16, power_of_2(p.size_b)), (128 if hopper else 64) // half, 4, 3)
+        return _split(p, Tile(64, max(16, power_of_2(p.size_b)), (128 if hopper else 64) // half, 4, 3))
     if p.size_t <= 64:
         return Tile(64, 256, max(16, min(64 // half, power_of_2(p.size_t))), 4, 2)
     if not hopper:
-        return Tile(128, 128, 32 // half, 4, 3)
-    # Two blocks a multiprocessor hide the ends of short sums, one with a wider tile reads less.
-    wide = Tile(128, 256, 64 // half, 8, 3)
-    narrow = Tile(128, 128, 64 // half, 4, 3)
+        return _split(p, Tile(128, 128, 32 // half, 4, 3))
+    # Two blocks on a multiprocessor hide the ends of short sums; one with a wider tile reads less.
+    narrow, wide = Tile(128, 128, 64 // half, 4, 3), Tile(128, 256, 64 // half, 8, 3)
+    tiles = ceil_div(p.size_a, 128) * ceil_div(p.size_b, 128)
+    if p.reduction and p.size_t >= 4096 and 2 * tiles < 3 * p.multiprocessors:
+        return _split(p, narrow)
+    if 8 * tiles < 9 * p.multiprocessors:
+        return Tile(64, 128, 64 // half, 4, 4)
+    if p.block_a == 64 and p.block_b is None:
+        return Tile(64, 256, 64 // half, 4, 4)
     return wide if p.size_t >= 2048 and (p.block_b is None or p.block_b % 256 == 0) else narrow
 
 
-def _parts(p: Problem, tile: Tile) -> int:
-    """In how many parts the rows of a reduction are added up, where the result is too small to fill the chip."""
-    tiles = ceil_div(p.size_a, tile.a) * ceil_div(p.size_b, tile.b)
+def _split(p: Problem, tile: Tile) -> Tile:
+    """A reduction in as many parts as fill the chip best, counting what the parts' own traffic costs."""
+    if not p.reduction:
+        return tile
+    tiles = ceil_div(p.size_a, fit(tile.a, p.block_a)) * ceil_div(p.size_b, fit(tile.b, p.block_b))
     steps = ceil_div(p.size_t, max(tile.t, p.block_t or 0))
-    if 2 * tiles > p.multiprocessors:
-        return 1
-    return max(1, min(2 * p.multiprocessors // tiles, steps // 2, 64))
+    slots = 2 * p.multiprocessors
+
+    def gain(parts: int) -> float:
+        blocks = tiles * parts
+        rounds = max(1, ceil_div(blocks, slots))
+        return blocks / (rounds * slots) / (1 + 350 * (parts - 1) / max(1, p.size_t))
+
+    most = max(1, min(steps // 2, 64))
+    return tile._replace(parts=max(range(1, most + 1), key=gain))
 
 
 def ceil_div(size: int, by: int) -> int:
