@@ -156,11 +156,12 @@ def test_graph_captured_by_hand():
     assert len(seen) > 4
 
 
-def test_compiled_graphs_draw_fresh_masks():
+@pytest.mark.parametrize("mode", ["reduce-overhead", "max-autotune"])
+def test_compiled_graphs_draw_fresh_masks(mode):
     torch._dynamo.reset()
     layer = sparsedrop.nn.DropoutLinear(1024, 64, bias=False, p=0.5, device="cuda", dtype=torch.bfloat16)
     x = torch.ones(1024, 1024, device="cuda", dtype=torch.bfloat16)
-    compiled = torch.compile(layer, mode="reduce-overhead")
+    compiled = torch.compile(layer, mode=mode)
 
     def steps(seed):
         torch.manual_seed(seed)

@@ -87,7 +87,7 @@ def _split(p: Problem, tile: Tile) -> Tile:
     def gain(parts: int) -> float:
         blocks = tiles * parts
         rounds = max(1, ceil_div(blocks, slots))
-        return blocks / (rounds * slots) / (1 + 350 * (parts - 1) / max(1, p.size_t))
+        return blocks / (rounds * slots) / (1 + 700 * (parts - 1) / max(1, p.size_t))
 
     most = max(1, min(steps // 2, 64))
     return tile._replace(parts=max(range(1, most + 1), key=gain))
