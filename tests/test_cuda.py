@@ -78,6 +78,20 @@ def test_large_problem():
     compare(case)
 
 
+def test_operands_that_are_copied():
+    """Large and of odd widths; and for TF32 those whose rows run the wrong way."""
+    compare(Case(1030, 1033, 1031, torch.bfloat16, "cuda", block_in=(128, 128), block_out=(128, 64)))
+    case = Case(1040, 1032, 1048, torch.float32, "cuda", block_in=(128, 128))
+    torch.backends.cuda.matmul.fp32_precision = "tf32"
+    try:
+        y = OPS.linear(case.x, case.weight.t().contiguous().t(), case.b, *case.masks())
+        dw = OPS.weight_grad(case.grad, case.x, *case.masks())
+    finally:
+        torch.backends.cuda.matmul.fp32_precision = "ieee"
+    assert_close(y, case.expected_linear(), case.k, tf32=True)
+    assert_close(dw, case.expected_weight_grad(), case.m, tf32=True)
+
+
 @pytest.mark.parametrize("grid", [(1, 1), (128, 32), (128, 8), (512, 128), (2048, 33), (7, 700), (300, 300)])
 @pytest.mark.parametrize("p", [0.0, 0.1, 0.5, 1.0])
 @pytest.mark.usefixtures("poisoned_memory")

@@ -95,7 +95,7 @@ def _key(op: str, masks: tuple[Any, ...], *operands: Tensor | None) -> tuple[Any
     facts = [
         None if t is None else (t.shape, t.stride(), t.dtype, t.device, t.data_ptr() % 16 == 0) for t in tensors
     ]  # fmt: skip
-    return op, *facts, *block_in, None, *block_out, devices.tf32()
+    return op, *facts, *block_in, None, *block_out, tensors[0].dtype == torch.float32 and devices.tf32()
 
 
 def _remember(key: Any, spec: Spec) -> Launch:
