@@ -33,6 +33,7 @@ $(VENV)/torch:
 # Here a failing build of the native part is an error; for users the plain-PyTorch reference would serve.
 $(VENV)/ready: $(VENV)/torch $(SOURCES)
 	SPARSEDROP_BUILD=1 $(BIN)/python -m pip install --quiet --editable ".[bench,test,dev]"
+	$(BIN)/python -m pip install --quiet --no-deps timm==1.0.31  # it asks for torchvision, which would bring its own torch
 	touch $@
 
 clean:

@@ -10,12 +10,25 @@ from torch import Tensor
 
 from ...ops.schema import library
 from .. import reference
-from .device import why_not
+from ..status import Status
+from .device import DTYPES, why_not
 
-__all__ = ["why_not"]
+__all__ = ["NAME", "status", "why_not"]
+
+NAME = "triton"
 
 _OPS = ("plan", "draw", "linear", "weight_grad")
 _kernels: dict[str, Callable[..., Any]] = {}
+
+
+def status(device: torch.device, dtype: torch.dtype) -> Status | None:
+    """Three dtypes on NVIDIA GPUs from Ampere on, where Triton is installed."""
+    if device.type != "cuda":
+        return None
+    reason = why_not(torch.cuda.current_device() if device.index is None else device.index)
+    if reason is None and dtype not in DTYPES:
+        reason = f"no kernels for {str(dtype).removeprefix('torch.')}"
+    return Status(True, "Triton kernels") if reason is None else Status(False, reason)
 
 
 def _load() -> None:

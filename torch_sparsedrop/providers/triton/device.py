@@ -8,6 +8,7 @@ import importlib.util
 import torch
 
 OLDEST = (8, 0)
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 @functools.cache

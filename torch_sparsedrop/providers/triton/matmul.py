@@ -14,8 +14,6 @@ from .. import reference
 from . import device as devices
 from .launch import Launch, Mask, Operand, Spec
 
-_SERVED = (torch.float32, torch.bfloat16, torch.float16)
-
 # Launches by all that they and the arguments' checks depend on; repeated calls look up nothing else.
 _known: dict[Any, Launch] = {}
 _MOST_KNOWN = 4096
@@ -27,7 +25,7 @@ def linear(
     plan_out: Tensor | None, scale_out: Tensor | None, block_out: Sequence[int], revision: int,
 ) -> Tensor:  # fmt: skip
     """The masked product: a = rows, b = outputs, t = inputs."""
-    if x.dtype not in _SERVED:
+    if x.dtype not in devices.DTYPES:
         return reference.linear(
             x, weight, bias, plan_in, scale_in, block_in, plan_out, scale_out, block_out, revision
         )  # fmt: skip
@@ -56,7 +54,7 @@ def weight_grad(
     plan_out: Tensor | None, scale_out: Tensor | None, block_out: Sequence[int], revision: int,
 ) -> Tensor:  # fmt: skip
     """The masked reduction: t = rows. The side that a mask divides, or else the longer one, is a; the other is b."""
-    if x.dtype not in _SERVED:
+    if x.dtype not in devices.DTYPES:
         return reference.weight_grad(
             grad, x, plan_in, scale_in, block_in, plan_out, scale_out, block_out, revision
         )  # fmt: skip

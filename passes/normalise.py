@@ -1,0 +1,211 @@
+"""Step one: every spelling of dropout and of a linear layer, brought to one form.
+
+The graph changes in one harmless way: after an in-place call, readers of the operand read the call's
+result, which is the same tensor. All else is a description of the graph as it stands.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import fx
+
+from .attention import match_output_projection
+from .forms import (
+    ALIASES,
+    TRANSPOSES,
+    dropout_arguments,
+    is_dead,
+    is_dropout,
+    op_name,
+    readers_of,
+    same,
+    value,
+    writes_to,
+)
+from .sites import Dropout, Linear
+
+
+@dataclass
+class Normal:
+    """A graph's live dropouts, in order, and its linears by the node that holds their result."""
+
+    graph: fx.Graph
+    dropouts: list[Dropout]
+    linears: dict[fx.Node, Linear]
+    dead: int
+
+
+def normalise(graph: fx.Graph) -> Normal:
+    _rename_written(graph)
+    dropouts, dead = [], 0
+    for node in graph.nodes:
+        if is_dropout(node):
+            if is_dead(node):
+                dead += 1
+            else:
+                dropouts.append(Dropout(node, dropout_arguments(node)[0], writes_to(node) is not None))
+    linears = {node: linear for node in graph.nodes if (linear := match_linear(node)) is not None}
+    # A product whose bias is added by the next node is one linear, known by that node.
+    for linear in list(linears.values()):
+        if op_name(linear.node) == "add":
+            for arg in linear.node.all_input_nodes:
+                if arg in linears and linears[arg].x is linear.x:
+                    del linears[arg]
+    return Normal(graph, dropouts, linears, dead)
+
+
+def _rename_written(graph: fx.Graph) -> None:
+    position = {node: i for i, node in enumerate(graph.nodes)}
+    for node in graph.nodes:
+        written = writes_to(node)
+        if written is not None:
+            later = [user for user in written.users if position[user] > position[node]]
+            for user in later:
+                user.replace_input_with(written, node)
+
+
+def writes_privately(node: fx.Node) -> bool:
+    """Whether nobody can tell an in-place call from one that returns a new tensor."""
+    written = writes_to(node)
+    while written is not None:
+        if written.op in ("placeholder", "get_attr") or len(readers_of(written)) > 1:
+            return False
+        source = written.args[0] if written.args else None
+        written = source if op_name(written) in ALIASES and isinstance(source, fx.Node) else writes_to(written)
+    return True
+
+
+def match_linear(node: fx.Node) -> Linear | None:
+    """The linear layer whose result ``node`` is."""
+    if node.op not in ("call_function", "call_method") or value(node) is None:
+        return None
+    hidden = match_output_projection(node)
+    if hidden is not None:
+        return hidden
+    matcher = _MATCHERS.get(op_name(node))
+    found = None if matcher is None else matcher(node)
+    if found is None or any(value(part) is None for part in (found.x, found.weight)):
+        return None
+    return found
+
+
+def _match_linear(node: fx.Node) -> Linear | None:
+    named = dict(zip(("input", "weight", "bias"), node.args, strict=False)) | node.kwargs
+    x, weight, bias = named["input"], named["weight"], named.get("bias")
+    return _linear(node, x, weight, bias)
+
+
+def _linear(node: fx.Node, x: object, weight: object, bias: object, transposed: bool = False) -> Linear | None:
+    """A linear of those operands if they have a linear's shapes. A transposed view of the weight is looked through."""
+    x_value, w_value, b_value = value(x), value(weight), value(bias)
+    if x_value is None or w_value is None or w_value.dim() != 2 or x_value.dim() < 1:
+        return None
+    result = value(node)
+    fits = b_value is not None and result is not None and b_value.dim() == 1
+    if bias is not None and not (fits and same(b_value.shape[0], result.shape[-1])):  # type: ignore[union-attr]
+        return None
+    assert isinstance(x, fx.Node)
+    assert isinstance(weight, fx.Node)
+    base = _transposed_of(weight)
+    if base is not None:
+        weight, transposed = base, not transposed
+    return Linear(node, x, weight, bias if isinstance(bias, fx.Node) else None, transposed)
+
+
+def _transposed_of(node: fx.Node) -> fx.Node | None:
+    base = node.args[0] if node.args and op_name(node) in TRANSPOSES else None
+    base_value, node_value = value(base), value(node)
+    if base_value is None or node_value is None or base_value.dim() != 2:
+        return None
+    swapped = same(base_value.shape[0], node_value.shape[1]) and same(base_value.shape[1], node_value.shape[0])
+    # transpose(0, 0) of a square matrix has the shape of a transpose, but not its strides.
+    moved = same(base_value.stride(0), node_value.stride(1)) and same(base_value.stride(1), node_value.stride(0))
+    return base if swapped and moved and isinstance(base, fx.Node) else None
+
+
+def _match_addmm(node: fx.Node) -> Linear | None:
+    if node.kwargs.get("beta", 1) != 1 or node.kwargs.get("alpha", 1) != 1 or len(node.args) != 3:
+        return None
+    bias, x, weight = node.args
+    return _linear(node, x, weight, bias, transposed=True)
+
+
+def _match_matmul(node: fx.Node) -> Linear | None:
+    if len(node.args) != 2 or not is_weight(node.args[1]):
+        return None
+    return _linear(node, node.args[0], node.args[1], None, transposed=True)
+
+
+def _match_add(node: fx.Node) -> Linear | None:
+    """A product and the bias that is added next."""
+    if len(node.args) != 2 or node.kwargs.get("alpha", 1) != 1 or writes_to(node) is not None:
+        return None
+    for product, bias in (node.args, reversed(node.args)):
+        if (
+            not isinstance(product, fx.Node)
+            or op_name(product) not in ("matmul", "mm")
+            or len(readers_of(product)) != 1
+        ):
+            continue
+        found, added = match_linear(product), value(bias)
+        if found is not None and added is not None and added.dim() == 1 and is_weight(bias):
+            return _linear(node, found.x, product.args[1], bias, transposed=True)
+    return None
+
+
+def _match_einsum(node: fx.Node) -> Linear | None:
+    """Products such as ``ibh,hnd->ibnd``: one operand is a weight whose indices are contracted or new."""
+    operands = node.args[1:] if len(node.args) == 3 else node.args[1] if len(node.args) == 2 else ()
+    if not isinstance(operands, (tuple, list)) or len(operands) != 2 or not isinstance(node.args[0], str):
+        return None
+    terms, _, out = node.args[0].replace(" ", "").partition("->")
+    for (x, xi), (w, wi) in (pairs := list(zip(operands, terms.split(","), strict=True)), pairs[::-1]):
+        contracted = "".join(i for i in xi if i in wi)
+        rows, new = xi[: len(xi) - len(contracted)], "".join(i for i in wi if i not in xi)
+        x_value, w_value = value(x), value(w)
+        if not contracted or not new or x_value is None or w_value is None or not is_weight(w):
+            continue
+        if xi != rows + contracted or out != rows + new or wi not in (new + contracted, contracted + new):
+            continue
+        sizes = dict(zip(wi, w_value.shape, strict=True))
+        k, n = (math.prod(sizes[i] for i in part) for part in (contracted, new))
+        leading = tuple(x_value.shape[: len(rows)])
+        transposed = wi == contracted + new
+        flat = ((*leading, k), (k, n) if transposed else (n, k), (*leading, *(sizes[i] for i in new)))
+        return Linear(node, x, w, None, transposed, flat)
+    return None
+
+
+def is_weight(node: object) -> bool:
+    """Whether a value is made of parameters alone."""
+    seen: set[fx.Node] = set()
+    todo = [node]
+    while todo:
+        at = todo.pop()
+        if not isinstance(at, fx.Node) or len(seen) > 64:
+            return False
+        if at in seen:
+            continue
+        seen.add(at)
+        if at.op == "placeholder":
+            if not isinstance(value(at), torch.nn.Parameter):
+                return False
+        elif at.op != "get_attr":
+            inputs = at.all_input_nodes
+            if not inputs:
+                return False
+            todo.extend(inputs)
+    return True
+
+
+_MATCHERS = {
+    "linear": _match_linear,
+    "addmm": _match_addmm,
+    "matmul": _match_matmul,
+    "mm": _match_matmul,
+    "add": _match_add,
+    "einsum": _match_einsum,
+}

@@ -1,0 +1,194 @@
+"""Step three: carry out what was decided.
+
+u = rand(grid);  keep, plan, scale = sparsedrop.draw(u, p)
+dropout → linear                   sparsedrop.linear(x, W, b, plan, scale, block, –)
+linear → dropout                   sparsedrop.linear(x, W, b, –, plan, scale, block)
+linear → f → dropout → linear      the first with (plan, 1) on its output, the second with (plan, scale) on its input
+"""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+
+from torch_sparsedrop.ops import REVISION
+
+from .attention import emit_attention
+from .emit import Emitter, aten
+from .forms import value
+from .normalise import Normal, match_linear
+from .sites import Linear, Reader, Site, Size, operand
+
+NO_MASK: tuple[Any, Any, list[int]] = (None, None, [])
+
+
+@dataclass
+class _Mask:
+    """A site's mask in the graph."""
+
+    drawn: fx.Node
+    plan: fx.Node
+    scale: fx.Node
+    rows: Size | fx.Node
+    cols: Size | fx.Node
+
+
+class Rewriter:
+    def __init__(self, normal: Normal, sites: list[Site], kind: str) -> None:
+        self.graph = normal.graph
+        self.emit = Emitter(normal.graph)
+        self.balanced = kind == "balanced"
+        self.sites = [site for site in sites if site.fused]
+        self.removed = [site for site in sites if site.removed]
+        self.masks: dict[int, _Mask] = {}
+        self.sources: dict[int, fx.Node] = {}
+        self.inputs: dict[fx.Node, tuple[Site, Reader]] = {}
+        self.outputs: dict[fx.Node, tuple[Site, int]] = {}
+        for site in self.sites:
+            self.inputs.update({reader.linear.node: (site, reader) for reader in site.readers})
+            self.outputs.update({made.linear.node: (site, made.repeat) for made in site.producers})
+
+    def run(self) -> None:
+        by_node = {site.node: site for site in self.sites if not site.inserted}
+        by_node |= {site.node: site for site in self.removed}
+        dead: list[fx.Node] = []
+        for node in list(self.graph.nodes):
+            with self.emit.before(node):
+                if node in by_node:
+                    self._dropout(by_node[node])
+                elif node in self.inputs or node in self.outputs:
+                    self._linear(node)
+                else:
+                    continue
+            dead.append(node)
+        self._erase(dead)
+        self.graph.lint()
+
+    def _dropout(self, site: Site) -> None:
+        """What readers other than the linears see; the linears are given its source when their turn comes."""
+        source = result = operand(site.node, 0, "input")
+        if site.fused and site.letter == "C" and not site.scale_output:
+            result = self.emit.call(aten.mul.Tensor, source, self._mask(site, source).scale, like=site.node)
+        elif site.fused and site.letter != "C" and site.others:
+            result = self._dropped(site, source)
+        self.sources[id(site)] = source
+        for user in list(site.node.users):
+            user.replace_input_with(site.node, result)
+
+    def _linear(self, node: fx.Node) -> None:
+        linear = match_linear(node)
+        assert linear is not None
+        x = linear.x if linear.attention is None else emit_attention(self.emit, linear)
+        into = out = NO_MASK
+        if node in self.inputs:
+            site, reader = self.inputs[node]
+            if not site.inserted:
+                x = self._undropped(site, reader)
+            mask = self._mask(site, x)
+            into = (mask.plan, mask.scale, list(site.block))
+        if node in self.outputs:
+            site, repeat = self.outputs[node]
+            mask = self._mask(site, x, linear)
+            scale = mask.scale if site.scale_output else self.emit.number(1.0, _device(x))
+            out = (self._repeated(mask, repeat), scale, list(site.block))
+        new = self._call(linear, x, (*into, *out))
+        node.replace_all_uses_with(new)
+
+    def _undropped(self, site: Site, reader: Reader) -> fx.Node:
+        """The linear's x without the dropout."""
+        source = self.sources[id(site)]
+        for node in reader.chain:
+            source = self.emit.copy(node, source)
+        return source
+
+    def _call(self, linear: Linear, x: fx.Node, masks: tuple[Any, ...]) -> fx.Node:
+        emit, weight = self.emit, linear.weight
+        if linear.flat is not None:
+            tensor = value(x)
+            assert tensor is not None
+            leading = emit.sizes(x)[: len(linear.flat[0]) - 1]
+            if not linear.whole_in:
+                x = emit.call(aten.reshape.default, x, [*leading, linear.flat[0][-1]])
+            if value(weight).dim() != 2:  # type: ignore[union-attr]
+                weight = emit.call(aten.reshape.default, weight, list(linear.flat[1]))
+        if linear.transposed:
+            weight = emit.call(aten.t.default, weight)
+        arguments = (x, weight, linear.bias, *masks, REVISION)
+        if linear.whole_out:
+            return emit.call(torch.ops.sparsedrop.linear.default, *arguments, like=linear.node)
+        assert linear.flat is not None
+        new = emit.call(torch.ops.sparsedrop.linear.default, *arguments)
+        return emit.call(aten.reshape.default, new, [*leading, *linear.flat[2][len(leading) :]], like=linear.node)
+
+    def _mask(self, site: Site, x: fx.Node, producer: Linear | None = None) -> _Mask:
+        """The site's mask, drawn where it is first needed: from x (rows, K), or for a producer's (rows, N)."""
+        if id(site) in self.masks:
+            return self.masks[id(site)]
+        emit, block = self.emit, site.block
+        sizes = emit.sizes(x)
+        cols = sizes[-1] if producer is None else self._columns(site, producer)
+        leading = len(producer.flat[0]) - 1 if producer is not None and producer.flat is not None else len(sizes) - 1
+        rows = emit.product(sizes[:leading])
+        device = _device(x)
+        grid = [emit.blocks(rows, block[0]), emit.blocks(cols, block[1])]
+        if self.balanced:  # the last column decides which rows keep one block more
+            grid[1] = emit.arithmetic(operator.add, grid[1], 1)
+        uniform = emit.call(torch.rand, grid, dtype=torch.float32, device=device)
+        assert site.p is not None
+        drawn = emit.call(torch.ops.sparsedrop.draw.default, uniform, emit.number(site.p, device), self.balanced)
+        plan, scale = (emit.call(operator.getitem, drawn, i) for i in (1, 2))
+        site.drawn = drawn
+        self.masks[id(site)] = mask = _Mask(drawn, plan, scale, rows, cols)
+        return mask
+
+    def _keep(self, mask: _Mask) -> fx.Node:
+        return self.emit.call(operator.getitem, mask.drawn, 0)
+
+    def _columns(self, site: Site, producer: Linear) -> Size | fx.Node:
+        cols = site.shape[-1]
+        if isinstance(cols, int):
+            return cols
+        return self.emit.sizes(producer.weight)[1 if producer.transposed else 0]
+
+    def _repeated(self, mask: _Mask, repeat: int) -> fx.Node:
+        if repeat == 1:
+            return mask.plan
+        keep = self.emit.call(aten.cat.default, [self._keep(mask)] * repeat, 1)
+        return self.emit.call(torch.ops.sparsedrop.plan.default, keep)
+
+    def _dropped(self, site: Site, source: fx.Node) -> fx.Node:
+        """The block-dropped tensor itself: selected and scaled."""
+        emit, mask, device = self.emit, self._mask(site, source), _device(source)
+        axes = []
+        for size, block in ((mask.rows, site.block[0]), (mask.cols, site.block[1])):
+            index = emit.call(aten.arange.default, size, device=device)
+            axes.append(emit.call(aten.floor_divide.default, index, block))
+        rows = emit.call(aten.unsqueeze.default, axes[0], 1)
+        chosen = emit.call(aten.index.Tensor, self._keep(mask), [rows, axes[1]])
+        chosen = emit.call(aten.view.default, chosen, emit.sizes(source))
+        selected = emit.call(aten.where.ScalarOther, chosen, source, 0.0, like=source)
+        return emit.call(aten.mul.Tensor, selected, mask.scale, like=site.node)
+
+    def _erase(self, dead: list[fx.Node]) -> None:
+        """The replaced nodes, and whatever only they used."""
+        todo = set(dead)
+        for node in reversed(list(self.graph.nodes)):
+            if node in todo and not node.users:
+                todo.update(arg for arg in node.all_input_nodes if arg.op in ("call_function", "call_method"))
+                self.graph.erase_node(node)
+
+
+def _device(node: fx.Node) -> torch.device:
+    tensor = value(node)
+    assert tensor is not None
+    return tensor.device
+
+
+def rewrite(normal: Normal, sites: list[Site], kind: str = "bernoulli") -> None:
+    """Replace every fused site's dropout and linears in the graph."""
+    if any(site.fused or site.removed for site in sites):
+        Rewriter(normal, sites, kind).run()

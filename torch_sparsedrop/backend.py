@@ -1,0 +1,93 @@
+"""The `torch.compile` backend: the pass, and then another backend."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import fx, nn
+
+from .options import Options
+
+
+def sparsedrop(
+    module: fx.GraphModule,
+    example_inputs: list[Any],
+    *,
+    mode: str | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Callable[..., Any]:
+    """``torch.compile(model, backend="sparsedrop", options={…})``; the options are those of `convert`."""
+    settings = dict(options or {})
+    if mode is not None:
+        if settings.get("mode", mode) != mode:
+            raise ValueError(f"mode is given twice: {mode!r} and options={{'mode': {settings['mode']!r}}}")
+        settings["mode"] = mode
+    return compile_with(Options.parse(settings), module, example_inputs)
+
+
+class Backend:
+    """The backend for one model, whose modules' names it knows."""
+
+    runs_sparsedrop = True
+    __name__ = "sparsedrop"
+
+    def __init__(self, options: Options, model: nn.Module) -> None:
+        self.options = options
+        self._model = weakref.ref(model)
+
+    def __call__(self, module: fx.GraphModule, example_inputs: list[Any]) -> Callable[..., Any]:
+        return compile_with(self.options, module, example_inputs, self._model())
+
+
+def compile_with(
+    options: Options, module: fx.GraphModule, example_inputs: list[Any], model: nn.Module | None = None
+) -> Callable[..., Any]:
+    from .modules import module_trains, namer
+    from .passes import SparseDropPass
+
+    SparseDropPass(options, name=namer(model), trains=module_trains)(module.graph)
+    return _inner(options)(module, example_inputs)
+
+
+def _inner(options: Options) -> Callable[..., Any]:
+    from torch._dynamo.backends.registry import lookup_backend
+
+    if options.inner != "inductor":
+        return lookup_backend(options.inner)
+
+    def inductor(module: fx.GraphModule, example_inputs: list[Any]) -> Any:
+        from torch._inductor.compile_fx import compile_fx
+
+        return compile_fx(module, example_inputs, config_patches=inductor_config(options))
+
+    return inductor
+
+
+def inductor_config(options: Options) -> dict[str, Any]:
+    """``mode`` and ``inductor`` as one set of config values."""
+    from torch._inductor import config, list_mode_options, list_options
+
+    from .options import nearest
+
+    modes = list_mode_options()
+    if options.mode not in (None, "default") and options.mode not in modes:
+        raise ValueError(f"unknown mode {options.mode!r}{nearest(str(options.mode), modes)}; modes: {', '.join(modes)}")
+    patches = dict(list_mode_options(options.mode)) if options.mode not in (None, "default") else {}
+    known = config.get_config_copy()
+    for key, value in options.inductor.items():
+        name = key.replace("-", "_")
+        if name not in known:
+            raise ValueError(f"unknown Inductor config {key!r}{nearest(name, list_options())}")
+        patches[name] = value
+    return patches
+
+
+def is_ours(backend: Any) -> bool:
+    """Whether a compile's backend is this one, however wrapped."""
+    while backend is not None:
+        if backend is sparsedrop or getattr(backend, "runs_sparsedrop", False):
+            return True
+        backend = getattr(backend, "compiler_fn", None) or getattr(backend, "_torchdynamo_orig_backend", None)
+    return False

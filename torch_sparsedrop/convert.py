@@ -1,0 +1,229 @@
+"""`convert`: the backend applied to a model in place, while it trains.
+
+The model's class becomes a subclass of its own, of the same name, whose ``forward`` runs compiled in training and is
+the original one otherwise. Parameters, buffers and attributes stay where they are.
+"""
+
+from __future__ import annotations
+
+import copy
+import copyreg
+import functools
+import types
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from .backend import Backend, is_ours
+from .masks import Block, Kind
+from .options import Options
+
+_ATTRIBUTE = "_sparsedrop"
+
+
+def convert(
+    model: nn.Module,
+    *,
+    inner: str | Callable[..., Any] = "inductor",
+    insert: Literal["linear"] | None = None,
+    p: float | Mapping[str, float] | None = None,
+    block: Block | Mapping[str, Block] = (128, 128),
+    kind: Kind = "bernoulli",
+    include: str | Sequence[str] = (),
+    exclude: str | Sequence[str] = (),
+    select: Literal["profitable", "all"] = "profitable",
+    mode: str | None = None,
+    inductor: Mapping[str, Any] | None = None,
+) -> nn.Module:
+    """Make a model train with block dropout fused into its linear layers. Changes the model in place and returns it.
+
+    Args:
+        model: any module; it is compiled, and rewritten, whenever it is called in training mode.
+        inner: the backend that compiles the rewritten graph: "inductor", "aot_eager" or "eager".
+        insert: "linear" puts dropout before every linear layer that has none; needs ``p``.
+        p: a probability instead of the model's own, for all fused dropouts or per pattern of module names.
+        block: the mask's block, or a dict from patterns of module names to blocks.
+        kind: "bernoulli" or "balanced", see `BlockMask.draw`.
+        include: patterns of module names; where given, only dropouts in them are fused.
+        exclude: patterns of module names whose dropouts are left.
+        select: "profitable" leaves dropouts that would not gain; "all" fuses all that can be.
+        mode: `torch.compile`'s mode.
+        inductor: Inductor config values.
+
+    Outside training the model runs its original forward, uncompiled.
+    """
+    settings: dict[str, Any] = {
+        "inner": inner, "insert": insert, "p": p, "block": block, "kind": kind, "include": include,
+        "exclude": exclude, "select": select, "mode": mode, "inductor": inductor,
+    }  # fmt: skip
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"convert takes a torch.nn.Module, got {type(model).__name__}")
+    if isinstance(model, torch._dynamo.OptimizedModule):
+        raise TypeError(
+            "convert takes the model itself, before torch.compile; instead of compiling it with another backend use "
+            'torch.compile(model, backend="sparsedrop", options={…})'
+        )
+    if isinstance(model, torch.jit.ScriptModule):
+        raise TypeError("convert needs a Python module, got a TorchScript one")
+    options = Options.parse(settings)
+    options.warn_unmatched(name for name, _ in model.named_modules())
+    current = conversion_of(model)
+    if current is not None and current.options == options:
+        return model
+    revert(model)
+    model.__dict__[_ATTRIBUTE] = Conversion(options, model.__dict__.pop("forward", None))
+    model.__class__ = _converted_class(type(model))
+    return model
+
+
+def revert(model: nn.Module) -> nn.Module:
+    """Undo `convert`, in place. A model that is not converted is returned as it is."""
+    found = model.__dict__.pop(_ATTRIBUTE, None)
+    if isinstance(found, Conversion):
+        if found.forward is not None:
+            model.__dict__["forward"] = found.forward
+        original = _originals.get(type(model))
+        if original is not None:
+            model.__class__ = original
+    return model
+
+
+class Conversion:
+    """What a converted model carries. Pickles as a plain dict, so that a pickled model loads without this library."""
+
+    def __init__(self, options: Options, forward: Callable[..., Any] | None) -> None:
+        self.options = options
+        self.forward = forward
+        self._compiled: dict[Any, Callable[..., Any]] = {}
+
+    def train(self, model: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """One call in training: compiled, or as part of what another `torch.compile` is tracing."""
+        if not torch.compiler.is_compiling():
+            return self.compiled(model, forward)(model, *args, **kwargs)
+        if _may_break():
+            return _apart(self, model, forward, args, kwargs)
+        return forward(model, *args, **kwargs)
+
+    def compiled(self, model: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
+        if forward not in self._compiled:
+            own = _own_frame(forward) if torch._dynamo.trace_rules.check(forward) else forward
+            self._compiled[forward] = torch.compile(own, backend=Backend(self.options, model))
+        return self._compiled[forward]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Conversion:
+        return Conversion(self.options, copy.deepcopy(self.forward, memo))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return dict, ((("lost", True),),)
+
+
+def conversion_of(model: nn.Module) -> Conversion | None:
+    found = model.__dict__.get(_ATTRIBUTE)
+    return found if isinstance(found, Conversion) and hasattr(type(model), "_sparsedrop_original") else None
+
+
+def lost_conversion(model: nn.Module) -> bool:
+    """Whether this is a copy, by pickling, of a converted model."""
+    return _ATTRIBUTE in model.__dict__ and conversion_of(model) is None
+
+
+_originals: dict[type[nn.Module], type[nn.Module]] = {}
+
+
+def _converted_class(original: type[nn.Module]) -> type[nn.Module]:
+    """The subclass, made once for each class."""
+    for made, known in _originals.items():
+        if known is original:
+            return made
+
+    @functools.wraps(original.forward)
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        conversion = self._sparsedrop
+        if conversion is None:
+            return original.forward(self, *args, **kwargs)
+        if conversion.forward is not None:
+            if not self.training:
+                return conversion.forward(*args, **kwargs)
+            return conversion.train(self, _own_forward, args, kwargs)
+        if not self.training:
+            return original.forward(self, *args, **kwargs)
+        return conversion.train(self, original.forward, args, kwargs)
+
+    def __reduce_ex__(self: Any, protocol: Any) -> Any:
+        reduced: Any = original.__reduce_ex__(self, protocol)
+        made, arguments, *rest = reduced
+        if arguments[:1] != (type(self),):
+            return made, arguments, *rest
+        return copyreg._reconstructor, (original, object, None), *rest  # type: ignore[attr-defined]
+
+    def __deepcopy__(self: Any, memo: dict[int, Any]) -> Any:
+        inherited = getattr(original, "__deepcopy__", None)
+        if inherited is not None:
+            new = inherited(self, memo)
+        else:
+            new = original.__new__(original)
+            memo[id(self)] = new
+            new.__setstate__(copy.deepcopy(self.__reduce_ex__(4)[2], memo))
+        new.__class__ = type(self)
+        return new
+
+    body = {
+        "forward": forward, "__reduce_ex__": __reduce_ex__, "__deepcopy__": __deepcopy__, "_sparsedrop": None,
+        "_sparsedrop_original": original, "__module__": original.__module__, "__qualname__": original.__qualname__,
+        "__doc__": original.__doc__,
+    }  # fmt: skip
+    metaclass: Any = type(original)
+    converted: type[nn.Module] = metaclass(original.__name__, (original,), body)
+    _originals[converted] = original
+    return converted
+
+
+def _own_forward(model: Any, *args: Any, **kwargs: Any) -> Any:
+    """The forward that an instance had of its own when it was converted."""
+    return model._sparsedrop.forward(*args, **kwargs)
+
+
+def _own_frame(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """A frame for Dynamo to start at: it skips those of PyTorch's own containers.
+
+    Each has its own code object, so that they do not share one limit of recompilations.
+    """
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return forward(*args, **kwargs)
+
+    return types.FunctionType(call.__code__.replace(), call.__globals__, "call", None, call.__closure__)
+
+
+@torch._dynamo.assume_constant_result
+def _may_break() -> bool:
+    """Asked while another compile traces a converted model: whether it can run as a graph of its own there."""
+    from torch._dynamo.symbolic_convert import InstructionTranslator
+
+    try:
+        tx: Any = InstructionTranslator.current_tx()
+    except (AttributeError, RuntimeError):
+        tx = None
+    if tx is not None and is_ours(tx.output.compiler_fn):
+        return False
+    if tx is not None and not tx.one_graph and not getattr(tx, "error_on_graph_break", False):
+        return True
+    _warn_once()
+    return False
+
+
+@functools.cache
+def _warn_once() -> None:
+    warnings.warn(
+        "torch_sparsedrop: a converted model is being compiled whole by another backend, which keeps its ordinary "
+        'dropout; use torch.compile(…, backend="sparsedrop") there',
+        stacklevel=2,
+    )
+
+
+@functools.partial(torch.compiler.disable, reason="a model converted by torch_sparsedrop compiles itself")
+def _apart(conversion: Conversion, model: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    return conversion.compiled(model, forward)(model, *args, **kwargs)

@@ -1,0 +1,152 @@
+"""`explain`: what the pass does to a model in training, dropout by dropout, and what it does not."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import functools
+import inspect
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from .convert import conversion_of, lost_conversion
+from .options import Options
+from .report import Report
+
+
+def explain(model: nn.Module, *args: Any, options: Mapping[str, Any] | None = None, **kwargs: Any) -> Report:
+    """What happens to each dropout of ``model`` in training, found by running it on ``args`` and ``kwargs``.
+
+    A converted model is explained with its own options, another with ``options`` (those of `convert`). The model is
+    left as it was. Prints as a table; ``.to_dict()`` has the same as data.
+    """
+    model = getattr(model, "_orig_mod", model)
+    conversion = conversion_of(model)
+    if conversion is not None and options:
+        raise ValueError("a converted model is explained with its own options; revert it to try others")
+    chosen = conversion.options if conversion is not None else Options.parse(options or {})
+    chosen.warn_unmatched(name for name, _ in model.named_modules())
+    recorder = Recorder(chosen, model)
+    with _as_found(model), torch.enable_grad():
+        flops, called = _measure(model, args, kwargs)
+        with _isolated():
+            run = _compile(model, recorder)
+            run(*args, **kwargs)
+            # As torch._dynamo.explain counts; a break is met again in every frame around it.
+            breaks = max(len(recorder.graphs) - 1, len(torch._dynamo.utils.counters["graph_break"]))
+    notes = []
+    if lost_conversion(model):
+        notes.append("this copy of a converted model lost its conversion; call convert on it")
+    return Report.of(recorder.graphs, chosen, flops, called, breaks, conversion is not None, notes)
+
+
+class Recorder:
+    """A backend that decides and keeps what it decided, and runs the graph as it is."""
+
+    runs_sparsedrop = True
+
+    def __init__(self, options: Options, model: nn.Module) -> None:
+        self.options = options
+        self.model = model
+        self.graphs: list[tuple[list[Any], dict[fx.Node, Any], int]] = []
+
+    def __call__(self, module: fx.GraphModule, example_inputs: Any) -> Callable[..., Any]:
+        from .modules import namer
+        from .passes import decide, graphs, normalise
+
+        name = namer(self.model)
+        sites, linears, dead = [], {}, 0
+        for graph in graphs(module.graph):
+            normal = normalise(graph)
+            sites += decide(normal, self.options, name=name)
+            linears.update(normal.linears)
+            dead += normal.dead
+        self.graphs.append((sites, linears, dead))
+        return module.forward
+
+
+def _compile(model: nn.Module, recorder: Recorder) -> Callable[..., Any]:
+    def run(*args: Any, **kwargs: Any) -> Any:
+        return model(*args, **kwargs)
+
+    settings: dict[str, Any] = {"backend": recorder, "dynamic": False}
+    if "isolate_recompiles" in inspect.signature(torch.compile).parameters:  # apart from what the user compiled
+        settings["isolate_recompiles"] = True
+    compiled: Callable[..., Any] = torch.compile(run, **settings)
+    return compiled
+
+
+def _measure(model: nn.Module, args: Any, kwargs: Any) -> tuple[int, Counter[str]]:
+    """Dense FLOPs of a forward pass, and how often each `nn.Dropout` is called in it, without compiling."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    called: Counter[str] = Counter()
+    handles = []
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Dropout) and module.p > 0:
+            handles.append(module.register_forward_pre_hook(functools.partial(_count, called, name)))
+    try:
+        with torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:
+            model(*args, **kwargs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return counter.get_total_flops(), called
+
+
+def _count(called: Counter[str], name: str, module: nn.Module, args: Any) -> None:
+    if module.training:
+        called[name] += 1
+
+
+@contextlib.contextmanager
+def _as_found(model: nn.Module) -> Iterator[None]:
+    """Training mode inside; modes, buffers, gradients and random states as before outside."""
+    modes = {module: module.training for module in model.modules()}
+    buffers = {name: (buffer, buffer.detach().clone()) for name, buffer in model.named_buffers()}
+    grads = {parameter: parameter.grad for parameter in model.parameters()}
+    python = random.getstate()
+    with torch.random.fork_rng(devices=list(range(torch.cuda.device_count()))):
+        try:
+            if not model.training:
+                model.train()
+            yield
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
+            _restore(model, buffers)
+            for parameter, grad in grads.items():
+                parameter.grad = grad
+            random.setstate(python)
+
+
+def _restore(model: nn.Module, buffers: dict[str, tuple[torch.Tensor, torch.Tensor]]) -> None:
+    for name, (buffer, saved) in buffers.items():
+        owner = model.get_submodule(name.rpartition(".")[0])
+        owner._buffers[name.rpartition(".")[2]] = buffer
+        if not torch.equal(buffer, saved):
+            with torch.no_grad():
+                buffer.copy_(saved)
+
+
+@contextlib.contextmanager
+def _isolated() -> Iterator[None]:
+    """Dynamo's counters and what it learnt about sizes, as before."""
+    from torch._dynamo import pgo, utils
+
+    counters = {key: Counter(value) for key, value in utils.counters.items()}
+    learnt = copy.copy(pgo._CODE_STATE) if getattr(pgo, "_CODE_STATE", None) is not None else None
+    utils.counters.clear()
+    try:
+        with torch._dynamo.config.patch(automatic_dynamic_shapes=False):
+            yield
+    finally:
+        utils.counters.clear()
+        utils.counters.update(counters)
+        if learnt is not None:
+            pgo._CODE_STATE = learnt

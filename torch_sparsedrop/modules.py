@@ -1,0 +1,82 @@
+"""Which module a graph's node comes from: a graph has only paths, but Dynamo knows the modules while it compiles."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from .passes.decide import path_of, path_parts
+
+
+def module_trains(node: fx.Node) -> bool:
+    """``training`` of the module whose forward made ``node``; a change of it will recompile.
+
+    False where the module cannot be found: then nothing is inserted.
+    """
+    from torch._dynamo.guards import GuardBuilder, install_guard
+    from torch._dynamo.source import AttrSource
+
+    module, source = _find(node)
+    if module is None:
+        return False
+    install_guard(AttrSource(source, "training").make_guard(GuardBuilder.CONSTANT_MATCH))
+    return module.training
+
+
+def namer(root: nn.Module | None = None) -> Callable[[fx.Node], str]:
+    """Names of nodes' modules as ``root.named_modules()`` has them.
+
+    A frame after a graph break knows only paths from its own module. Without a root, it is the outermost model that
+    is running.
+    """
+    root = _running_model() if root is None else root
+    names = {} if root is None else {id(module): name for name, module in root.named_modules()}
+
+    def name(node: fx.Node) -> str:
+        module, _ = _find(node)
+        return names.get(id(module), path_of(node))
+
+    return name
+
+
+def _running_model() -> nn.Module | None:
+    found: nn.Module | None = None
+    frame = sys._getframe()
+    while frame is not None:
+        module = frame.f_locals.get("self") if "self" in frame.f_code.co_varnames else None
+        if isinstance(module, torch._dynamo.OptimizedModule):
+            found = module._orig_mod
+        elif isinstance(module, nn.Module):
+            found = module
+        frame = frame.f_back  # type: ignore[assignment]
+    return found
+
+
+def _find(node: fx.Node) -> tuple[nn.Module | None, Any]:
+    """The module, and how Dynamo's guards reach it."""
+    from torch._dynamo.source import AttrSource, DictGetItemSource, GlobalSource, LocalSource
+    from torch._dynamo.symbolic_convert import InstructionTranslator
+
+    stack = node.meta.get("nn_module_stack")
+    found = re.match(r"([LG])\['(\w+)'\](.*)", next(reversed(stack.values()))[0]) if stack else None
+    try:
+        tx: Any = InstructionTranslator.current_tx()
+    except (AttributeError, RuntimeError):
+        return None, None
+    if found is None:
+        return None, None
+    kind, name, rest = found.groups()
+    scope = tx.output.local_scope if kind == "L" else tx.output.global_scope
+    module: Any = scope.get(name)
+    source: Any = LocalSource(name) if kind == "L" else GlobalSource(name)
+    for part in path_parts(rest):
+        children = getattr(module, "_modules", {})
+        if part not in children:
+            return None, None
+        module, source = children[part], DictGetItemSource(AttrSource(source, "_modules"), part)
+    return (module, source) if isinstance(module, nn.Module) else (None, None)
