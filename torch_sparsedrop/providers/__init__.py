@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from . import cpu, reference
+from . import cpu, reference, triton
 from .status import Provider, Row, Status, table
 
-__all__ = ["Provider", "Row", "Status", "cpu", "reference", "serving"]
+__all__ = ["Provider", "Row", "Status", "cpu", "reference", "serving", "triton"]
 
-BEST_FIRST: tuple[Provider, ...] = (cpu, reference)
+BEST_FIRST: tuple[Provider, ...] = (cpu, triton, reference)
 
 
 def serving() -> list[Row]:
