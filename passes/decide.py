@@ -11,7 +11,7 @@ from torch import fx
 from torch_sparsedrop.options import Options
 
 from .forms import is_softmax, known, op_name, operand_or, passes_through, readers_of, value
-from .normalise import Normal, is_weight, writes_privately
+from .normalise import Normal, is_weight, writes_privately, written_later
 from .region import Keeps, Region, find_region
 from .sites import Dropout, Linear, Reader, Site
 
@@ -201,6 +201,9 @@ def _unfit(dropout: Dropout, site: Site, linears: list[Reader]) -> str:
         return f"not a matrix of floats: {tensor.dtype} of shape {tuple(tensor.shape)}"
     if dropout.inplace and not writes_privately(dropout.node):
         return "it works in place on a tensor that others see; use inplace=False"
+    writer = written_later([dropout.source, dropout.node], dropout.node) if site.letter != "C" else None
+    if writer is not None:
+        return f"{writer.name} changes what it reads or returns in place afterwards; use an out-of-place call there"
     return ""
 
 

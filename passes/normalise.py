@@ -78,6 +78,26 @@ def writes_privately(node: fx.Node) -> bool:
     return True
 
 
+def written_later(nodes: list[fx.Node], after: fx.Node) -> fx.Node | None:
+    """A call behind ``after`` that changes one of ``nodes``, or a view of it, in place."""
+    seen: set[fx.Node] = set()
+    todo = list(nodes)
+    while todo:
+        at = todo.pop()
+        if at in seen:
+            continue
+        seen.add(at)
+        if op_name(at) in ALIASES and at.args and isinstance(at.args[0], fx.Node):
+            todo.append(at.args[0])
+        for user in at.users:
+            written = user.args[0] if op_name(user) == "setitem" else writes_to(user)
+            if written is at and after < user:
+                return user
+            if op_name(user) in ALIASES or (written is at and user is not after):
+                todo.append(user)
+    return None
+
+
 def match_linear(node: fx.Node) -> Linear | None:
     """The linear layer whose result ``node`` is."""
     if node.op not in ("call_function", "call_method") or value(node) is None:

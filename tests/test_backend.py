@@ -247,6 +247,24 @@ def test_as_inductor_pass() -> None:
     assert run_pass.uuid() != SparseDropPass(select="all", block=32).uuid()
 
 
+@pytest.mark.parametrize("inner", ["eager", "aot_eager"])
+def test_autocast_inside(inner: str) -> None:
+    class Inside(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.autocast("cpu", torch.bfloat16):
+                y = self.fc2(self.drop1(F.relu(self.fc1(x))))
+            return self.drop2(y)
+
+    net = Inside()
+    y = torch.compile(net, backend="sparsedrop", options={**OPTIONS, "inner": inner})(torch.randn(32, 64))
+    assert y.dtype == torch.bfloat16
+    blocks = y.detach().view(2, 16, 4, 16).transpose(1, 2).flatten(2) == 0
+    assert (blocks.all(2) == blocks.any(2)).all()
+    y.sum().backward()
+    assert net.fc1.weight.grad is not None
+    assert net.fc1.weight.grad.dtype == torch.float32
+
+
 _CACHED = """
 import torch, sys
 from torch._dynamo.utils import counters

@@ -53,6 +53,29 @@ def form(*sites: tuple[str, str | None]) -> Any:
 IN, OUT, BOTH = "drop_in", "drop_out", "drop_in+drop_out"
 
 
+@form(("A", None))
+def result_written_later(m: Form, x: Tensor) -> Tensor:
+    d = F.dropout(x.sin(), P)
+    d[:, 0] = 1.0
+    return m.fc1(d)
+
+
+@form(("A", None))
+def source_written_later(m: Form, x: Tensor) -> Tensor:
+    y = x.sin() * 1.0
+    d = F.dropout(y, P)
+    y.view(-1).add_(1)
+    return m.fc1(d).sum() + y.sum()
+
+
+@form(("B", BOTH), ("C", OUT))
+def result_added_to(m: Form, x: Tensor) -> Tensor:
+    d = F.dropout(m.fc2(F.dropout(F.relu(m.fc1(x)), P)), P)
+    d += x
+    d[:, 0] = 1.0
+    return d
+
+
 @form(("A", IN))
 def module_call(m: Form, x: Tensor) -> Tensor:
     return m.fc1(F.dropout(x.sin(), P, True, False))

@@ -17,7 +17,7 @@ from .options import Options
 COLUMNS = ("module", "class", "shape", "p", "decision", "how", "readers", "flops_share", "saving", "reason")
 
 
-@dataclass
+@dataclass(repr=False)
 class Report:
     """Prints as a table. ``sites`` has one row for each dropout call, ``totals`` sums them up."""
 
@@ -67,6 +67,8 @@ class Report:
         lines = [_cells(row) for row in self.sites]
         table = _rich_table(lines) if importlib.util.find_spec("rich") else _plain_table(lines)
         return "\n".join([table.rstrip(), *self._footer()])
+
+    __repr__ = __str__
 
     def _footer(self) -> list[str]:
         t = self.totals
