@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import warnings
 import weakref
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import fx, nn
@@ -48,7 +51,30 @@ def compile_with(
     from .passes import SparseDropPass
 
     SparseDropPass(options, name=namer(model), trains=module_trains)(module.graph)
+    if options.inner == "eager" and _recomputes(module):
+        options = replace(options, inner="aot_eager")
     return _inner(options)(module, example_inputs)
+
+
+def _recomputes(module: fx.GraphModule) -> bool:
+    """Whether a graph holds activation checkpoints.
+
+    PyTorch's "eager" backend runs them without restoring the random state: every dropout in them, PyTorch's own too,
+    would draw another mask in the backward.
+    """
+    found = any("activation_checkpoint" in str(node.target) for node in module.graph.nodes)
+    if found:
+        _say_once()
+    return found
+
+
+@functools.cache
+def _say_once() -> None:
+    warnings.warn(
+        'torch_sparsedrop: inner="eager" draws other masks when it recomputes activation checkpoints; '
+        'graphs with checkpoints run with inner="aot_eager" instead',
+        stacklevel=2,
+    )
 
 
 def _inner(options: Options) -> Callable[..., Any]:
