@@ -1,8 +1,14 @@
 """Shared set-up: deterministic seeds, a fresh compiler, and a quiet reference."""
 
+import os
+
 import hypothesis
 import pytest
 import torch
+
+# Read when Triton defines its functions, so before anything imports it.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 hypothesis.settings.register_profile("default", deadline=None, derandomize=True, max_examples=60)
 hypothesis.settings.register_profile("thorough", deadline=None, max_examples=1000)

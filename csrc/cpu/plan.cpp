@@ -1,6 +1,5 @@
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <numeric>
 
 #include "arguments.h"
@@ -39,7 +38,7 @@ Tensor pack_plan(const Grid& grid, const Tensor& like) {
   const int64_t shape[] = {at.size};
   Tensor plan = torch::stable::new_empty(like, {shape, 1}, ScalarType::Int);
   auto words = static_cast<int32_t*>(plan.mutable_data_ptr());
-  std::memset(words, 0, at.size * sizeof(int32_t));
+  std::fill_n(words, at.size, 0);
   describe_rows(grid, words + at.row_bits, words + at.row_count, words + at.row_order, words + at.row_index);
   describe_rows(grid.transposed(), words + at.col_bits, words + at.col_count, words + at.col_order, words + at.col_index);
   return plan;

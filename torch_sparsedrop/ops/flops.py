@@ -20,7 +20,7 @@ def kept_per_row(plan: Tensor | None, block: Sequence[int], rows: int, cols: int
     if plan is None:
         return cols
     grid = grid_of(rows, cols, block)
-    return unpack(plan, *grid).long() @ block_sizes(cols, block[1], plan.device)
+    return (unpack(plan, *grid) * block_sizes(cols, block[1], plan.device)).sum(1)
 
 
 def kept_multiply_adds(

@@ -64,7 +64,7 @@ def draw(uniform: Tensor, p: Tensor, balanced: bool) -> tuple[Tensor, Tensor, Te
     Bernoulli: a block is kept where its number is at least p. Balanced: the blocks with the smallest
     numbers of their row are kept, ⌊k⌋ of them or one more, k = (1 - p)·cols; the last column decides.
     """
-    p = p.double().clamp(0, 1)
+    p = p.double().nan_to_num(0).clamp(0, 1)
     if balanced:
         numbers, extra = uniform[:, :-1], uniform[:, -1:]
         cols = numbers.shape[1]

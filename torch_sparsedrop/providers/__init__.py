@@ -1,5 +1,15 @@
 """Who computes, one module for each kind of kernel: the dispatcher picks by device, the reference serves the rest."""
 
-from . import cpu, reference
+from __future__ import annotations
 
-__all__ = ["cpu", "reference"]
+from . import cpu, reference, triton
+from .status import Provider, Row, Status, table
+
+__all__ = ["Provider", "Row", "Status", "cpu", "reference", "serving", "triton"]
+
+BEST_FIRST: tuple[Provider, ...] = (cpu, triton, reference)
+
+
+def serving() -> list[Row]:
+    """Who serves each dtype on each device of this machine, and why a better provider does not."""
+    return table(BEST_FIRST)

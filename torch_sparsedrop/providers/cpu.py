@@ -9,6 +9,10 @@ from typing import Any
 
 import torch
 
+from .status import Status
+
+NAME = "cpu"
+
 _PACKAGE = __name__.split(".")[0]
 
 
@@ -31,6 +35,15 @@ def _load() -> str | None:
     except (OSError, RuntimeError) as error:
         return f"{library} does not load: {error}"
     return None
+
+
+def status(device: torch.device, dtype: torch.dtype) -> Status | None:
+    """Every dtype on the CPU, where the compiled kernels are there."""
+    if device.type != "cpu":
+        return None
+    if missing is not None:
+        return Status(False, missing)
+    return Status(True, f"compiled C++ kernels, {instruction_sets()['chosen']}")
 
 
 def build_report() -> dict[str, Any]:

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..ops import packing
@@ -13,6 +14,9 @@ from ..ops.checks import check_linear, check_masks, check_weight_grad, grid_of
 from ..ops.fakes import check_draw, check_keep
 from ..ops.schema import library
 from ..reference import masked_linear, masked_weight_grad
+from .status import Status
+
+NAME = "reference"
 
 _KEY = "CompositeExplicitAutograd"
 _told: set[str] = set()
@@ -26,6 +30,11 @@ def _tell(device: str) -> None:
             "which saves no time. `python -m torch_sparsedrop info` says why.",
             stacklevel=3,
         )
+
+
+def status(device: torch.device, dtype: torch.dtype) -> Status:
+    """It serves everything."""
+    return Status(True, "plain PyTorch: right, but saves no time")
 
 
 def plan(keep: Tensor) -> Tensor:

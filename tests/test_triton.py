@@ -1,0 +1,118 @@
+"""The Triton kernels in Triton's interpreter, on a machine without a GPU."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import pytest
+import torch
+from kernel_cases import Case, assert_close, assert_zero_where_dropped, random_case
+
+from torch_sparsedrop.ops import packing
+
+if torch.cuda.is_available():
+    pytest.skip("a GPU is here: test_cuda.py runs the compiled kernels", allow_module_level=True)
+if importlib.util.find_spec("triton") is None:
+    pytest.skip("triton is not installed", allow_module_level=True)
+
+from torch_sparsedrop.providers.triton import device as devices
+from torch_sparsedrop.providers.triton import matmul, plan
+
+# The interpreter has no product of bfloat16.
+DTYPES = (torch.float16, torch.float32)
+
+
+@pytest.fixture(autouse=True)
+def poisoned_memory():
+    """New tensors hold NaN, so that an element that a kernel leaves out is seen."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(params=[(9, 0), (8, 0)], ids=["sm90", "sm80"])
+def capability(request, monkeypatch):
+    """Tiles and ways to read memory, as on that GPU."""
+    monkeypatch.setattr(devices, "capability", lambda device: request.param)
+    monkeypatch.setattr(matmul, "_known", {})
+
+
+@pytest.mark.usefixtures("capability")
+@pytest.mark.parametrize("seed", range(24))
+def test_random_problems(seed):
+    case = random_case(seed, DTYPES, "cpu", most=150, blocks=(16, 32, 64, 20, 48))
+    y = matmul.linear(case.x, case.weight, case.b, *case.masks())
+    assert_close(y, case.expected_linear(), case.k)
+    assert_zero_where_dropped(y, case.drop_out)
+    assert_close(matmul.weight_grad(case.grad, case.x, *case.masks()), case.expected_weight_grad(), case.m)
+
+
+@pytest.mark.usefixtures("capability")
+@pytest.mark.parametrize("which", ["in", "out", "both", "none"])
+@pytest.mark.parametrize(("block", "size"), [(32, 96), (64, 128), (128, 128), (256, 256)])
+def test_mask_blocks(block, size, which):
+    case = Case(
+        size, block + 8, size, torch.float16, "cpu",
+        block_in=(block, block) if which in ("in", "both") else None,
+        block_out=(block, block) if which in ("out", "both") else None,
+    )  # fmt: skip
+    y = matmul.linear(case.x, case.weight, case.b, *case.masks())
+    assert_close(y, case.expected_linear(), case.k)
+    assert_zero_where_dropped(y, case.drop_out)
+    assert_close(matmul.weight_grad(case.grad, case.x, *case.masks()), case.expected_weight_grad(), case.m)
+
+
+def test_long_walks():
+    """Bitmaps of more than one word, whole in the product and in parts in the reduction."""
+    case = Case(16 * 70, 16, 16 * 130, torch.float32, "cpu", block_in=(16, 16), block_out=(16, 16), p=0.9)
+    y = matmul.linear(case.x, case.weight, case.b, *case.masks())
+    assert_close(y, case.expected_linear(), case.k)
+    assert_close(matmul.weight_grad(case.grad, case.x, *case.masks()), case.expected_weight_grad(), case.m)
+
+
+def test_dropped_values_are_never_used():
+    case = Case(96, 64, 96, torch.float32, "cpu", block_in=(32, 32), block_out=(32, 32), p=0.5)
+    expected, gradient = case.expected_linear(), case.expected_weight_grad()
+    case.x[~case.drop_in.dense()] = float("nan")
+    case.grad[~case.drop_out.dense()] = float("inf")
+    assert_close(matmul.linear(case.x, case.weight, case.b, *case.masks()), expected, case.k)
+    assert_close(matmul.weight_grad(case.grad, case.x, *case.masks()), gradient, case.m)
+
+
+@pytest.mark.parametrize("sizes", [(0, 32, 32), (32, 0, 32), (32, 32, 0)])
+def test_empty_sizes(sizes):
+    case = Case(*sizes, torch.float32, "cpu", block_out=(32, 32))
+    y = matmul.linear(case.x, case.weight, case.b, *case.masks())
+    assert torch.allclose(y.double(), case.expected_linear())
+    dw = matmul.weight_grad(case.grad, case.x, *case.masks())
+    assert torch.equal(dw.double(), case.expected_weight_grad())
+
+
+def test_leading_dimensions():
+    case = Case(64, 32, 48, torch.float32, "cpu", block_out=(32, 32))
+    folded = matmul.linear(case.x.reshape(4, 16, 48), case.weight, case.b, *case.masks())
+    assert folded.shape == (4, 16, 32)
+    assert torch.equal(folded.reshape(64, 32), matmul.linear(case.x, case.weight, case.b, *case.masks()))
+
+
+@pytest.mark.parametrize("grid", [(1, 1), (5, 7), (3, 66), (70, 3), (33, 20)])
+@pytest.mark.parametrize("p", [0.0, 0.3, 1.0])
+def test_plan_and_draw_equal_packing(grid, p):
+    rows, cols = grid
+    torch.manual_seed(0)
+    for balanced in (False, True) if cols < 64 else (False,):
+        uniform = torch.rand(rows, cols + balanced)
+        uniform[:, cols // 2] = uniform[:, 0]
+        got = plan.draw(uniform, torch.tensor(p), balanced)
+        for mine, theirs in zip(got, packing.draw(uniform, torch.tensor(p), balanced), strict=True):
+            assert mine.dtype == theirs.dtype
+            assert torch.equal(mine, theirs)
+    keep = torch.rand(cols, rows).t() >= p
+    assert torch.equal(plan.plan(keep), packing.pack(keep))
+
+
+@pytest.mark.filterwarnings("ignore:torch_sparsedrop. no fused kernels")
+def test_double_precision_goes_to_the_reference():
+    case = Case(40, 40, 40, torch.float64, "cpu")
+    y = matmul.linear(case.x, case.weight, case.b, *case.masks())
+    assert torch.allclose(y, case.expected_linear())

@@ -1,0 +1,90 @@
+"""One measured result."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from .timing import Quartiles, Sample
+
+BASES = ("dense", "dropout")
+"""The sides that others are compared with."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One side of one case.
+
+    Attributes:
+        what: the workload; ``subject``: what it ran on, a shape or a model; ``phase``: which part of its work.
+        mask: where SparseDrop's masks are: "in", "out" or "both".
+        side: "dense", "dropout", "sparsedrop" or a peer.
+        kept: share of the dense multiply-adds that was done, from the masks used.
+        seconds: of one call.
+        relative: time over the time of dense, and of dropout, in the same round.
+        efficiency: kept-work efficiency, t(dense)·kept / t(this), in the same round.
+        peak_bytes: memory beyond the inputs.
+    """
+
+    what: str
+    subject: str
+    dtype: str
+    phase: str
+    side: str
+    mask: str = ""
+    p: float | None = None
+    kept: float | None = None
+    seconds: Quartiles | None = None
+    relative: Mapping[str, Quartiles] = field(default_factory=dict)
+    efficiency: Quartiles | None = None
+    peak_bytes: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Without what was not measured."""
+        return {name: _plain(value) for name, value in asdict(self).items() if value not in (None, "", {})}
+
+    @staticmethod
+    def from_json(fields: Mapping[str, Any]) -> Row:
+        values = dict(fields)
+        for name in ("seconds", "efficiency"):
+            if name in values:
+                values[name] = Quartiles(**values[name])
+        values["relative"] = {side: Quartiles(**ratio) for side, ratio in values.get("relative", {}).items()}
+        return Row(**values)
+
+
+def timed_rows(samples: Mapping[str, Sequence[Sample]], **key: Any) -> list[Row]:
+    """The rows of one case; ``samples`` as `interleave` gives them."""
+    rows = []
+    for side, own in samples.items():
+        others = {name: samples[name] for name in BASES if name in samples and name != side}
+        relative = {name: _quartiles(lambda a, b: a.seconds / b.seconds, own, them) for name, them in others.items()}
+        rows.append(
+            Row(
+                side=side,
+                kept=sum(sample.kept for sample in own) / len(own),
+                seconds=Quartiles.of([sample.seconds for sample in own]),
+                relative=relative,
+                efficiency=None if side == "dense" else _quartiles(efficiency, own, samples["dense"]),
+                **key,
+            )
+        )
+    return rows
+
+
+def efficiency(own: Sample, dense: Sample) -> float:
+    """How much of what the mask promises is reached: 1 where time falls as much as work does."""
+    return dense.seconds * own.kept / own.seconds
+
+
+def _quartiles(ratio: Any, own: Sequence[Sample], other: Sequence[Sample]) -> Quartiles:
+    return Quartiles.of([ratio(a, b) for a, b in zip(own, other, strict=True)])
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Quartiles):
+        return value._asdict()
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    return value

@@ -1,0 +1,18 @@
+"""What can be measured. A workload turns the settings into jobs; each job gives its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..settings import Settings
+from . import gemm, layer, memory, overhead
+from .job import Job
+
+WORKLOADS: dict[str, Callable[[Settings], list[Job]]] = {
+    "gemm": gemm.jobs,
+    "layer": layer.jobs,
+    "memory": memory.jobs,
+    "overhead": overhead.jobs,
+}
+
+__all__ = ["WORKLOADS", "Job"]

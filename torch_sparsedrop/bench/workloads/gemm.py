@@ -1,0 +1,59 @@
+"""The kernels alone: forward, dX and dW with a ready plan, against the dense products."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import product
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ...ops.schema import REVISION
+from ..settings import SIDES, Settings, Shape
+from ..timing import Side, Turn
+from .job import Job, TimedJob
+from .operands import Masks, Operands
+
+
+def _forward(on: Operands, masks: Masks | None) -> Tensor:
+    if masks is None:
+        return F.linear(on.x, on.weight)
+    return torch.ops.sparsedrop.linear(on.x, on.weight, None, *masks.arguments(), REVISION)
+
+
+def _dx(on: Operands, masks: Masks | None) -> Tensor:
+    if masks is None:
+        return on.grad @ on.weight
+    return torch.ops.sparsedrop.linear(on.grad, on.weight.t(), None, *masks.exchanged().arguments(), REVISION)
+
+
+def _dw(on: Operands, masks: Masks | None) -> Tensor:
+    if masks is None:
+        return on.grad.t() @ on.x
+    return torch.ops.sparsedrop.weight_grad(on.grad, on.x, *masks.arguments(), REVISION)
+
+
+PRODUCTS: dict[str, Callable[[Operands, Masks | None], Tensor]] = {"forward": _forward, "dx": _dx, "dw": _dw}
+
+
+def jobs(settings: Settings) -> list[Job]:
+    cases = product(settings.dtypes, settings.shapes, settings.masks_or(*SIDES), settings.p, PRODUCTS)
+    return [_job(settings, *case) for case in cases]
+
+
+def _job(settings: Settings, dtype: str, shape: Shape, mask: str, p: float, phase: str) -> Job:
+    multiply = PRODUCTS[phase]
+
+    def build() -> Sequence[Side]:
+        on = Operands.make(shape, dtype, settings.device)
+
+        def masked(turn: int) -> Turn:
+            torch.manual_seed(turn)
+            masks = Masks.draw(settings, shape, mask, p)
+            return Turn(lambda: multiply(on, masks), masks.kept(shape))
+
+        return [Side("dense", lambda turn: Turn(lambda: multiply(on, None))), Side("sparsedrop", masked)]
+
+    key = {"what": "gemm", "subject": str(shape), "dtype": dtype, "phase": phase, "mask": mask, "p": p}
+    return TimedJob(key, build, settings.masks, settings.warmup, grad=False)

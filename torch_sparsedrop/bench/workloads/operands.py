@@ -1,0 +1,68 @@
+"""Tensors and masks of one linear layer."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ...masks import BlockMask
+from ...ops.flops import kept_multiply_adds
+from ..settings import DTYPES, Settings, Shape
+
+
+class Operands(NamedTuple):
+    """x (M, K), weight (N, K), bias (N,) and the gradient of the result (M, N)."""
+
+    x: Tensor
+    weight: Tensor
+    bias: Tensor
+    grad: Tensor
+
+    @staticmethod
+    def make(shape: Shape, dtype: str, device: str, *, requires_grad: bool = False) -> Operands:
+        generator = torch.Generator(device).manual_seed(0)
+
+        def normal(*sizes: int, scale: float = 1.0) -> Tensor:
+            numbers = torch.randn(sizes, generator=generator, device=device) * scale
+            return numbers.to(DTYPES[dtype])
+
+        m, n, k = shape
+        made = Operands(normal(m, k), normal(n, k, scale=k**-0.5), normal(n), normal(m, n))
+        for tensor in made[:3]:
+            tensor.requires_grad_(requires_grad)
+        return made
+
+
+class Masks(NamedTuple):
+    """The masks of one call, as many as ``mask`` names: "in", "out" or "both"."""
+
+    drop_in: BlockMask | None
+    drop_out: BlockMask | None
+
+    @staticmethod
+    def draw(settings: Settings, shape: Shape, mask: str, p: float | Tensor) -> Masks:
+        def one(side: str, cols: int) -> BlockMask | None:
+            if mask not in (side, "both"):
+                return None
+            return BlockMask.draw(shape.m, cols, p, block=settings.block, kind=settings.kind, device=settings.device)
+
+        return Masks(one("in", shape.k), one("out", shape.n))
+
+    def arguments(self) -> tuple[Any, ...]:
+        """As the ops take them."""
+        return (*_arguments(self.drop_in), *_arguments(self.drop_out))
+
+    def exchanged(self) -> Masks:
+        """For the gradient of the input."""
+        return Masks(self.drop_out, self.drop_in)
+
+    def kept(self, shape: Shape) -> float:
+        """Kept multiply-adds over all, the same in forward, dX and dW."""
+        plan_in, _, block_in, plan_out, _, block_out = self.arguments()
+        return kept_multiply_adds(*shape, plan_in, block_in, plan_out, block_out) / (shape.m * shape.n * shape.k)
+
+
+def _arguments(mask: BlockMask | None) -> tuple[Any, ...]:
+    return (None, None, []) if mask is None else (mask.plan, mask.scale, list(mask.block))

@@ -1,0 +1,184 @@
+"""From shapes and strides to a launch: all that does not depend on the data is worked out once."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+from ...ops.layout import layout
+from . import device as devices
+from .kernel import add_parts, matmul
+from .start import Start
+from .tiles import Problem, Tile, ceil_div, choose
+
+_ADD_SIZE = 1024
+_WORTH_COPYING = 2**20
+
+
+class Operand(NamedTuple):
+    """A matrix as the kernel sees it: A and B as (lines, t), C as (a, b)."""
+
+    lines: int
+    t: int
+    stride_line: int
+    stride_t: int
+    aligned: bool = True
+
+    @property
+    def t_first(self) -> bool:
+        """Whether rows in memory run along the lines."""
+        return self.stride_t != 1 and self.stride_line == 1
+
+    def tma(self, dtype: torch.dtype) -> bool:
+        """Whether the copy engine can read this: aligned, contiguous rows."""
+        inner, outer = (self.stride_line, self.stride_t) if self.t_first else (self.stride_t, self.stride_line)
+        sizes = 0 < self.lines < 2**31 and 0 < self.t < 2**31
+        return sizes and self.aligned and inner == 1 and outer > 0 and outer * dtype.itemsize % 16 == 0
+
+    def copied(self) -> Operand:
+        """The same matrix, copied so that the copy engine and every tensor core can read it."""
+        return Operand(self.lines, self.t, ceil_div(self.t, 8) * 8, 1)
+
+
+class Mask(NamedTuple):
+    """A mask's block and grid, (rows, columns)."""
+
+    block: tuple[int, int]
+    grid: tuple[int, int]
+
+
+class Spec(NamedTuple):
+    """C[a, b] = Σ_t A[a, t] B[b, t]. ``walk_a`` lies over (a, t), ``walk_b`` over (b, t), ``out`` over (a, b); but over
+    (t, a) and (t, b) where t are the rows, in a reduction."""
+
+    device: torch.device
+    dtype: torch.dtype
+    precision: str
+    a: Operand
+    b: Operand
+    c: Operand
+    walk_a: Mask | None
+    walk_b: Mask | None
+    out: Mask | None
+    reduction: bool
+
+    def blocks(self) -> tuple[int | None, int | None, int | None]:
+        """The mask blocks along a, b and t."""
+        a = b = t = None
+        if self.walk_a is not None:
+            a, t = self._sides(self.walk_a.block)
+        if self.walk_b is not None:
+            b, t = self._sides(self.walk_b.block)
+        if self.out is not None:
+            a, b = self.out.block
+        return a, b, t
+
+    def lists(self) -> tuple[int, int, int, int, int, int, int]:
+        """Where the kernel finds the bitmaps of both walks, words in a line, the order of lines, and C's blocks."""
+        bits = [0, 0]
+        words = order = count = index = cols = 0
+        if self.out is not None:
+            at = layout(*self.out.grid)
+            order, count, index, cols = at.row_order, at.row_count, at.row_index, self.out.grid[1]
+        for i, mask in ((1, self.walk_b), (0, self.walk_a)):
+            if mask is not None:
+                at = layout(*mask.grid)
+                bits[i], order = (at.col_bits, at.col_order) if self.reduction else (at.row_bits, at.row_order)
+                words = ceil_div(self._sides(mask.grid)[1], 64)
+        return bits[0], bits[1], words, order, count, index, cols
+
+    def _sides(self, pair: tuple[int, int]) -> tuple[int, int]:
+        return (pair[1], pair[0]) if self.reduction else pair
+
+    def problem(self) -> Problem:
+        capability, multiprocessors = devices.capability(self.device), devices.multiprocessors(self.device)
+        sizes = self.a.lines, self.b.lines, self.a.t
+        return Problem(
+            self.dtype, self.precision, capability, multiprocessors, *sizes, *self.blocks(), self.reduction
+        )  # fmt: skip
+
+
+class Launch:
+    """A product or reduction, ready but for its tensors."""
+
+    def __init__(self, spec: Spec, tile: Tile | None = None) -> None:
+        self.tile = tile = choose(spec.problem()) if tile is None else tile
+        self.reduction = spec.reduction
+        self.copy_a, self.copy_b = _wants_copy(spec, spec.a), _wants_copy(spec, spec.b)
+        a = spec.a.copied() if self.copy_a else spec.a
+        b = spec.b.copied() if self.copy_b else spec.b
+        c = spec.c
+        blocks = spec.blocks()
+        whole = [block is None or block % size == 0 for block, size in zip(blocks, tile, strict=False)]
+        hopper = devices.capability(spec.device) >= (9, 0)
+        tma_a = hopper and whole[0] and whole[2] and a.tma(spec.dtype)
+        tma_b = hopper and whole[1] and whole[2] and b.tma(spec.dtype)
+        tma_c = hopper and whole[0] and whole[1] and tile.parts == 1 and c.tma(spec.dtype)
+        self.boxes = (
+            _box(a, tile.a, tile.t) if tma_a else None,
+            _box(b, tile.b, tile.t) if tma_b else None,
+            _box(c, tile.a, tile.b) if tma_c else None,
+        )
+        block_a, block_b, block_t = (block or size for block, size in zip(blocks, tile, strict=False))
+        tiles_a = ceil_div(a.lines, block_a) * ceil_div(block_a, tile.a)
+        tiles_b = ceil_div(b.lines, block_b) * ceil_div(block_b, tile.b)
+        statics = (
+            a.lines, b.lines, a.t,
+            a.stride_line, a.stride_t, b.stride_line, b.stride_t, c.stride_line, c.stride_t,
+            *spec.lists(), tiles_a, tiles_b, ceil_div(a.t, block_t),
+            block_a, block_b, block_t, tile.a, tile.b, tile.t, tile.group,
+            a.t_first, b.t_first, c.t_first, tma_a, tma_b, tma_c, spec.precision, tile.parts > 1,
+        )  # fmt: skip
+        self.start = Start(matmul, (tiles_a * tiles_b, tile.parts, 1), statics, tile.warps, tile.stages)
+        size = a.lines * b.lines
+        self.add = Start(add_parts, (ceil_div(size, _ADD_SIZE), 1, 1), (size, tile.parts, _ADD_SIZE), 4, 1)
+
+    def __call__(
+        self, a: Tensor, b: Tensor, c: Tensor, bias: Tensor | None, scale_1: Tensor | None, scale_2: Tensor | None,
+        walk_a: Tensor | None, walk_b: Tensor | None, out: Tensor | None,
+    ) -> None:  # fmt: skip
+        if self.copy_a:
+            a = self._copy(a)
+        if self.copy_b:
+            b = self._copy(b)
+        order = out if walk_a is None else walk_a
+        rest = bias, scale_1, scale_2, walk_a, walk_b, order, out
+        box_a, box_b, box_c = self.boxes
+        left = a if box_a is None else _descriptor(a, box_a)
+        right = b if box_b is None else _descriptor(b, box_b)
+        if self.tile.parts == 1:
+            self.start(left, right, c if box_c is None else _descriptor(c, box_c), *rest)
+        else:
+            parts = torch.empty((self.tile.parts, *c.shape), dtype=torch.float32, device=c.device)
+            self.start(left, right, parts, *rest)
+            self.add(parts, c, scale_1, scale_2)
+
+    def _copy(self, matrix: Tensor) -> Tensor:
+        lines_first = matrix.t() if self.reduction else matrix
+        lines, t = lines_first.shape
+        return matrix.new_empty((lines, ceil_div(t, 8) * 8))[:, :t].copy_(lines_first)
+
+
+def _wants_copy(spec: Spec, o: Operand) -> bool:
+    """Whether reading an operand where it lies would cost more than a copy: rows that the copy engine refuses, or for
+    TF32, whose tensor cores take no operand with t outside, those."""
+    if devices.capability(spec.device) < (9, 0) or spec.precision == "ieee" or o.lines * o.t < _WORTH_COPYING:
+        return False
+    return not o.tma(spec.dtype) or (o.t_first and spec.dtype == torch.float32)
+
+
+def _box(o: Operand, line: int, t: int) -> dict[str, Any]:
+    """What a descriptor says besides the address."""
+    if o.t_first:
+        return {"shape": [o.t, o.lines], "strides": [o.stride_t, 1], "block_shape": [t, line], "padding": "zero"}
+    return {"shape": [o.lines, o.t], "strides": [o.stride_line, 1], "block_shape": [line, t], "padding": "zero"}
+
+
+def _descriptor(tensor: Tensor, box: dict[str, Any]) -> TensorDescriptor:
+    # Its own constructor checks what `Operand.tma` has checked, at several times the cost.
+    descriptor = object.__new__(TensorDescriptor)
+    descriptor.__dict__.update(box, base=tensor)
+    return descriptor

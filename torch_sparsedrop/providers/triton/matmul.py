@@ -1,0 +1,125 @@
+"""`sparsedrop::linear` and `sparsedrop::weight_grad` in the kernel's terms."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...ops.checks import check_linear, check_masks, check_weight_grad, grid_of
+from .. import reference
+from . import device as devices
+from .launch import Launch, Mask, Operand, Spec
+
+# Launches by all that they and the arguments' checks depend on; repeated calls look up nothing else.
+_known: dict[Any, Launch] = {}
+_MOST_KNOWN = 4096
+
+
+def linear(
+    x: Tensor, weight: Tensor, bias: Tensor | None,
+    plan_in: Tensor | None, scale_in: Tensor | None, block_in: Sequence[int],
+    plan_out: Tensor | None, scale_out: Tensor | None, block_out: Sequence[int], revision: int,
+) -> Tensor:  # fmt: skip
+    """The masked product: a = rows, b = outputs, t = inputs."""
+    if x.dtype not in devices.DTYPES:
+        return reference.linear(
+            x, weight, bias, plan_in, scale_in, block_in, plan_out, scale_out, block_out, revision
+        )  # fmt: skip
+    masks = plan_in, scale_in, block_in, plan_out, scale_out, block_out
+    key = _key("linear", masks, x, weight, bias)
+    launch = _known.get(key) or _remember(key, _product(x, weight, bias, *masks))
+    y = x.new_empty((*x.shape[:-1], weight.shape[0]))
+    if y.numel() > 0:
+        launch(_flat(x), weight, y, _dense(bias), scale_in, scale_out, _dense(plan_in), None, _dense(plan_out))
+    return y
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None, *masks: Any) -> Spec:
+    m, n, k = check_linear(x, weight, bias)
+    check_masks(m, n, k, x, *masks)
+    plan_in, _, block_in, plan_out, _, block_out = masks
+    into, out = _mask(plan_in, block_in, m, k), _mask(plan_out, block_out, m, n)
+    return Spec(
+        *_common(x), _operand(_flat(x), 0), _operand(weight, 0), Operand(m, n, n, 1), into, None, out, False
+    )  # fmt: skip
+
+
+def weight_grad(
+    grad: Tensor, x: Tensor,
+    plan_in: Tensor | None, scale_in: Tensor | None, block_in: Sequence[int],
+    plan_out: Tensor | None, scale_out: Tensor | None, block_out: Sequence[int], revision: int,
+) -> Tensor:  # fmt: skip
+    """The masked reduction: t = rows. The side that a mask divides, or else the longer one, is a; the other is b."""
+    if x.dtype not in devices.DTYPES:
+        return reference.weight_grad(
+            grad, x, plan_in, scale_in, block_in, plan_out, scale_out, block_out, revision
+        )  # fmt: skip
+    masks = plan_in, scale_in, block_in, plan_out, scale_out, block_out
+    key = _key("weight_grad", masks, grad, x, None)
+    launch = _known.get(key) or _remember(key, _reduction(grad, x, *masks))
+    n, k = grad.shape[-1], x.shape[-1]
+    dw = x.new_empty((n, k))
+    if dw.numel() > 0:
+        grad, x, plan_in, plan_out = _flat(grad), _flat(x), _dense(plan_in), _dense(plan_out)
+        if _x_is_a(n, k, plan_in, plan_out):
+            launch(x, grad, dw, None, scale_in, scale_out, plan_in, None, None)
+        else:
+            launch(grad, x, dw, None, scale_in, scale_out, plan_out, plan_in, None)
+    return dw
+
+
+def _reduction(grad: Tensor, x: Tensor, *masks: Any) -> Spec:
+    m, n, k = check_weight_grad(grad, x)
+    check_masks(m, n, k, x, *masks)
+    plan_in, _, block_in, plan_out, _, block_out = masks
+    of_grad, of_x = _operand(_flat(grad), 1), _operand(_flat(x), 1)
+    into, out = _mask(plan_in, block_in, m, k), _mask(plan_out, block_out, m, n)
+    if _x_is_a(n, k, plan_in, plan_out):
+        return Spec(*_common(x), of_x, of_grad, Operand(k, n, 1, k), into, None, None, True)
+    return Spec(*_common(x), of_grad, of_x, Operand(n, k, k, 1), out, into, None, True)
+
+
+def _x_is_a(n: int, k: int, plan_in: Tensor | None, plan_out: Tensor | None) -> bool:
+    return plan_out is None and (plan_in is not None or k > n)
+
+
+def _key(op: str, masks: tuple[Any, ...], *operands: Tensor | None) -> tuple[Any, ...]:
+    plan_in, scale_in, block_in, plan_out, scale_out, block_out = masks
+    tensors = *operands, plan_in, scale_in, plan_out, scale_out
+    facts = [
+        None if t is None else (t.shape, t.stride(), t.dtype, t.device, t.data_ptr() % 16 == 0) for t in tensors
+    ]  # fmt: skip
+    return op, *facts, *block_in, None, *block_out, tensors[0].dtype == torch.float32 and devices.tf32()
+
+
+def _remember(key: Any, spec: Spec) -> Launch:
+    if len(_known) >= _MOST_KNOWN:
+        _known.clear()
+    _known[key] = launch = Launch(spec)
+    return launch
+
+
+def _common(x: Tensor) -> tuple[torch.device, torch.dtype, str]:
+    ieee = x.dtype == torch.float32 and not devices.tf32()
+    return x.device, x.dtype, "ieee" if ieee else "tf32"
+
+
+def _operand(matrix: Tensor, lines: int) -> Operand:
+    shape, stride = matrix.shape, matrix.stride()
+    return Operand(shape[lines], shape[1 - lines], stride[lines], stride[1 - lines], matrix.data_ptr() % 16 == 0)
+
+
+def _mask(plan: Tensor | None, block: Sequence[int], rows: int, cols: int) -> Mask | None:
+    return None if plan is None else Mask((block[0], block[1]), grid_of(rows, cols, block))
+
+
+def _flat(x: Tensor) -> Tensor:
+    return x if x.dim() == 2 else x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+
+
+def _dense(vector: Tensor | None) -> Tensor | None:
+    return vector if vector is None or vector.is_contiguous() else vector.contiguous()

@@ -1,0 +1,68 @@
+"""`sparsedrop::plan` and `sparsedrop::draw`, one launch each."""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from torch import Tensor
+
+from ...ops import packing
+from ...ops.fakes import check_draw, check_keep
+from ...ops.layout import layout
+from .plan_kernel import make_plan
+from .start import Start
+from .tiles import ceil_div, power_of_2
+
+_LINES = 16
+_TILE = 8192
+# Where all counts are counted again so often that plain PyTorch's several launches take less time.
+_MOST_BLOCKS = 2**17
+_MOST_BALANCED = 2**22
+_WARPS = 8
+
+
+def plan(keep: Tensor) -> Tensor:
+    check_keep(keep)
+    rows, cols = keep.shape
+    if not _one_launch(rows, cols):
+        return packing.pack(keep)
+    start, size = _prepare(rows, cols, *keep.stride(), "given", keep.device, keep.data_ptr() % 16 == 0)
+    result = torch.empty(size, dtype=torch.int32, device=keep.device)
+    start(keep, None, None, result, None)
+    return result
+
+
+def draw(uniform: Tensor, p: Tensor, balanced: bool) -> tuple[Tensor, Tensor, Tensor]:
+    check_draw(uniform, p)
+    rows, cols = uniform.shape[0], uniform.shape[1] - balanced
+    if not _one_launch(rows, cols, balanced):
+        return packing.draw(uniform, p, balanced)
+    mode = "balanced" if balanced else "bernoulli"
+    aligned = uniform.data_ptr() % 16 == 0, p.data_ptr() % 16 == 0
+    start, size = _prepare(rows, cols, *uniform.stride(), mode, uniform.device, aligned)
+    keep = uniform.new_empty((rows, cols), dtype=torch.bool)
+    result = uniform.new_empty((size,), dtype=torch.int32)
+    scale = uniform.new_empty(())
+    start(uniform, p, keep, result, scale)
+    return keep, result, scale
+
+
+def _one_launch(rows: int, cols: int, balanced: bool = False) -> bool:
+    blocks = rows * cols
+    return 0 < blocks <= _MOST_BLOCKS and (not balanced or blocks * cols <= _MOST_BALANCED)
+
+
+@functools.lru_cache(maxsize=4096)
+def _prepare(
+    rows: int, cols: int, stride_row: int, stride_col: int, mode: str, device: torch.device, aligned: object
+) -> tuple[Start, int]:
+    """The launch for a grid, and its plan's size. ``aligned`` tells launches apart that compile differently."""
+    sizes = []
+    for lines, length in ((rows, cols), (cols, rows)):
+        places = min(max(32, power_of_2(length)), 256)
+        sizes += [max(16, min(_TILE // places, power_of_2(lines))), places]
+    at = layout(rows, cols)
+    grid = (2 * (ceil_div(rows, _LINES) + ceil_div(cols, _LINES)), 1, 1)
+    statics = (rows, cols, stride_row, stride_col, *at[:-1], mode, _LINES, *sizes)
+    return Start(make_plan, grid, statics, _WARPS, 1), at.size
