@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.abc
 import importlib.machinery
-import importlib.util
 import sys
 import types
 from typing import Any
@@ -38,8 +37,23 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         pass
 
 
+def _works() -> bool:
+    """Whether torchvision is there and fits this torch: PyPI's does not load beside a CPU torch."""
+    try:
+        import torchvision  # noqa: F401
+    except (ImportError, RuntimeError):
+        _forget()
+        return False
+    return True
+
+
+def _forget() -> None:
+    for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
+        del sys.modules[name]
+
+
 def import_timm() -> Any:
-    if "timm" in sys.modules or importlib.util.find_spec("torchvision") is not None:
+    if "timm" in sys.modules or _works():
         import timm
 
         return timm
@@ -51,6 +65,5 @@ def import_timm() -> Any:
         import timm
     finally:
         sys.meta_path.remove(finder)
-        for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
-            del sys.modules[name]
+        _forget()
     return timm
