@@ -122,7 +122,9 @@ def build_graph(compiler: str, torch: Path, pybind11: str, host: str, version: s
     ]
     objects += [compiled(name, csrc / "cpu" / f"{name}.cpp", stable) for name in KERNELS]
     # libtorch_cpu must be named as needed even where the linker sees no use of it.
-    libs = f"-L{quote(torch / 'lib')} -Wl,--no-as-needed -ltorch_cpu"
+    # A compiler that links libstdc++ statically must not export it either: torch's own would replace half of it, and
+    # the first exception would crash.
+    libs = f"-L{quote(torch / 'lib')} -Wl,--no-as-needed -ltorch_cpu -Wl,--exclude-libs,ALL"
     lines += [f"build _kernels.so: link {' '.join(objects)}", f"  libs = {libs}"]
 
     binding = f"-I{quote(work)} -isystem {quote(pybind11)} -isystem {quote(python)} -DSPARSEDROP_VERSION={version}"

@@ -10,10 +10,14 @@ from torch import Tensor
 from .schema import library
 
 
+# Asked once: Dynamo in torch 2.11 cannot trace the question.
+_DEVICES = {device for device in ("cpu", "cuda", "xpu", "mps") if torch.amp.is_autocast_available(device)}
+
+
 def cast_operands(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
     """The operands in the active autocast dtype; float64 stays, as it does for PyTorch's own ops."""
     device = x.device.type
-    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+    if device not in _DEVICES or not torch.is_autocast_enabled(device):
         return x, weight, bias
     dtype = torch.get_autocast_dtype(device)
     return _cast(x, dtype), _cast(weight, dtype), None if bias is None else _cast(bias, dtype)
