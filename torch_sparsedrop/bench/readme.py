@@ -38,9 +38,14 @@ def layer(results: Path) -> str:
         dense = _one(case, "dense", 0.5).seconds
         assert dense is not None
         dropout = _one(case, "dropout", 0.5).relative["dense"].median
-        shares = [f"**{ours[p].relative['dense'].median:.2f}**" for p in SHOWN_P]
+        shares = [_bold_below_one(ours[p].relative["dense"].median) for p in SHOWN_P]
         lines.append([subject, dtype, f"{dense.median * 1e3:.1f} ms", f"{dropout:.2f}", *shares])
     return f"{_table(head, lines)}\n\n{record.machine()}."
+
+
+def _bold_below_one(share: float) -> str:
+    text = f"{share:.2f}"
+    return f"**{text}**" if float(text) < 1 else text
 
 
 def gemm(results: Path) -> str:

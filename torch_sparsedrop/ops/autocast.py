@@ -9,7 +9,6 @@ from torch import Tensor
 
 from .schema import library
 
-
 # Asked once: Dynamo in torch 2.11 cannot trace the question.
 _DEVICES = {device for device in ("cpu", "cuda", "xpu", "mps") if torch.amp.is_autocast_available(device)}
 
