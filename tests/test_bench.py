@@ -255,7 +255,5 @@ def test_readme_sections_come_from_the_results(tmp_path: Path) -> None:
 def test_the_readme_is_up_to_date() -> None:
     root = Path(__file__).parents[1]
     results = root / "examples" / "results"
-    if not (root / "README.md").exists() or not results.exists():
-        pytest.skip("not a source checkout")
     text = (root / "README.md").read_text()
     assert readme.fill(text, results) == text, "run `python -m torch_sparsedrop.bench.readme`"
