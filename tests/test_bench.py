@@ -5,19 +5,24 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from vision import import_timm
 
 from torch_sparsedrop import providers
 from torch_sparsedrop.__main__ import main, parser
-from torch_sparsedrop.bench import command, readme
+from torch_sparsedrop.bench import command, plot, readme, report
+from torch_sparsedrop.bench.models import MODELS, loss_of
+from torch_sparsedrop.bench.models.apart import Apart
+from torch_sparsedrop.bench.models.entrant import Entrant, Which
 from torch_sparsedrop.bench.record import Record
 from torch_sparsedrop.bench.rows import Row, efficiency, timed_rows
 from torch_sparsedrop.bench.settings import Settings, Shape
-from torch_sparsedrop.bench.timing import HostTimer, Quartiles, Sample, Side, Turn, interleave
-from torch_sparsedrop.bench.workloads import WORKLOADS, layer, memory
+from torch_sparsedrop.bench.timing import HostTimer, Quartiles, Sample, Side, Turn, interleave, same
+from torch_sparsedrop.bench.workloads import WORKLOADS, layer, memory, mlp, peers
 from torch_sparsedrop.bench.workloads.job import TimedJob
 from torch_sparsedrop.bench.workloads.operands import Masks, Operands
 
@@ -27,7 +32,7 @@ SHAPE = Shape(64, 48, 80)
 def settings(**changes: object) -> Settings:
     fields: dict[str, object] = {
         "what": ("layer",), "shapes": (SHAPE,), "p": (0.0, 0.5), "dtypes": ("float32",), "mask": ("in",),
-        "block": (16, 16), "kind": "bernoulli", "masks": 3, "warmup": 1, "threads": 1, "device": "cpu",
+        "block": (16, 16), "masks": 3, "warmup": 1, "threads": 1, "device": "cpu",
     }  # fmt: skip
     return Settings(**fields | changes)  # type: ignore[arg-type]
 
@@ -50,7 +55,7 @@ class Clock:
 
 def test_sides_take_turns_in_every_round() -> None:
     seen: list[str] = []
-    sides = [Side(name, lambda turn, name=name: Turn(lambda: seen.append(name))) for name in "abc"]
+    sides = [same(name, lambda name=name: seen.append(name)) for name in "abc"]
     samples = interleave(sides, HostTimer(), rounds=6, warmup=2)
     rounds = [seen[i : i + 3] for i in range(0, len(seen), 3)]
     assert len(rounds) == 8
@@ -66,16 +71,14 @@ def test_preparation_is_not_timed_and_calls_are_averaged() -> None:
         clock.now += 100
         return Turn(clock.takes(2.0), kept=0.25)
 
-    samples = interleave([Side("dense", prepare)], HostTimer(clock), rounds=3, calls=5)
-    assert samples["dense"] == [Sample(2.0, 0.25)] * 3
+    side = Side("dense", prepare)
+    samples = interleave([side], HostTimer(clock), rounds=3, calls=5)
+    assert samples[side] == [Sample(2.0, 0.25)] * 3
 
 
 def test_efficiency_is_dense_time_times_kept_over_own_time() -> None:
     clock = Clock()
-    sides = [
-        Side("dense", lambda turn: Turn(clock.takes(8.0))),
-        Side("sparsedrop", lambda turn: Turn(clock.takes(5.0), kept=0.5)),
-    ]
+    sides = [same("dense", clock.takes(8.0)), same("sparsedrop", clock.takes(5.0), 0.5)]
     dense, ours = timed_rows(
         interleave(sides, HostTimer(clock), rounds=4), what="gemm", subject="s", dtype="d", phase="f"
     )
@@ -89,7 +92,8 @@ def test_ratios_are_taken_within_rounds() -> None:
     dense = [Sample(1.0, 1.0), Sample(10.0, 1.0), Sample(10.0, 1.0)]
     ours = [Sample(0.5, 0.5), Sample(5.0, 0.5), Sample(5.0, 0.5)]
     assert [efficiency(*pair) for pair in zip(ours, dense, strict=True)] == [1.0, 1.0, 1.0]
-    rows = timed_rows({"dense": dense, "sparsedrop": ours}, what="gemm", subject="s", dtype="d", phase="f")
+    samples = {same("dense", int): dense, same("sparsedrop", int): ours}
+    rows = timed_rows(samples, what="gemm", subject="s", dtype="d", phase="f")
     assert rows[1].relative["dense"] == Quartiles(0.5, 0.5, 0.5)
 
 
@@ -107,7 +111,8 @@ def test_kept_is_what_the_masks_keep(mask: str) -> None:
 @pytest.mark.parametrize("mask", ["in", "out", "both"])
 def test_layer_rounds_draw_fresh_masks_and_know_them(mask: str) -> None:
     at = settings()
-    side = layer.sides(at, SHAPE, "float32", mask, 0.5, "forward")[-1]
+    side = layer.sides(at, SHAPE, "float32", mask, "forward")[-1]
+    assert (side.name, side.p) == ("sparsedrop", 0.5)
     on = Operands.make(SHAPE, "float32", "cpu")
     for turn in range(3):
         call, kept = side.prepare(turn)
@@ -124,7 +129,7 @@ def test_layer_rounds_draw_fresh_masks_and_know_them(mask: str) -> None:
 
 
 def test_all_sides_want_the_same_gradients() -> None:
-    for side in layer.sides(settings(), SHAPE, "float32", "in", 0.5, "forward+backward"):
+    for side in layer.sides(settings(), SHAPE, "float32", "in", "forward+backward"):
         grads = side.prepare(0).call()
         assert [tuple(grad.shape) for grad in grads] == [(64, 80), (48, 80), (48,)]  # type: ignore[attr-defined]
 
@@ -133,32 +138,39 @@ def test_json_and_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     pytest.importorskip("tqdm")
     pytest.importorskip("matplotlib")
     sizes = ["--shape", "64,48,80", "--p", "0", "0.5", "--block", "16", "--masks", "3", "--mask", "in"]
-    what = ["--what", "gemm", "layer", "overhead"]
+    what = ["--what", "gemm", "layer", "draw", "overhead"]
     assert main(["bench", *sizes, *what, "--json", str(tmp_path / "a.json"), "--png", str(tmp_path / "a.png")]) == 0
     shown = capsys.readouterr().out
-    found = json.loads((tmp_path / "a.json").read_text())
-    assert set(found) == {"schema", "environment", "settings", "load", "rows"}
+    written = json.loads((tmp_path / "a.json").read_text())
+    assert set(written) == {"schema", "runs"}
+    (found,) = written["runs"]
+    assert set(found) == {"environment", "settings", "load", "left", "rows"}
     assert {"versions", "cpu", "gpus", "serving"} <= set(found["environment"])
     assert found["settings"]["shapes"] == [[64, 48, 80]]
-    # gemm: 3 products × 2 p × 2 sides; layer: 2 phases × 2 p × 3 sides; overhead: 2 phases × 3 sides
-    assert [row["what"] for row in found["rows"]] == ["gemm"] * 12 + ["layer"] * 12 + ["overhead"] * 6
+    # gemm: 3 products × (dense, 2 p); layer: 2 phases × (dense, dropout, 2 p); draw: 2; overhead: 2 phases × 3 sides
+    assert [row["what"] for row in found["rows"]] == ["gemm"] * 9 + ["layer"] * 8 + ["draw"] * 2 + ["overhead"] * 6
     for row in found["rows"]:
         times = row["seconds"]
         assert 0 < times["low"] <= times["median"] <= times["high"]
-        assert row["side"] in ("dense", "dropout", "sparsedrop")
-        assert row["kept"] == 1 or row["side"] == "sparsedrop"
-        bases = {"dense"} if row["what"] == "gemm" else {"dense", "dropout"}
-        assert set(row.get("relative", ())) == bases - {row["side"]}
+        assert ("p" in row) == (row["side"] in ("sparsedrop", "dropout"))
+        assert row.get("kept") == (None if row["side"] == "draw" else 1) or row["side"] == "sparsedrop"
+        bases = {"dense", "dropout"} if row["what"] in ("layer", "overhead") else {"dense"}
+        if row["side"] == "dense":
+            bases = set()
+        elif row.get("p") == 0 or row["side"] == "dropout":
+            bases = {"dense"}
+        assert set(row.get("relative", ())) == bases
     assert "64×48×80, float32, mask in, forward+backward" in shown
     assert "kept-work efficiency, 64×48×80" in shown
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
-    again = Record.load_from(tmp_path / "a.json")
+    (again,) = Record.load_from(tmp_path / "a.json")
     assert [row.to_json() for row in again.rows] == found["rows"]
+    assert again.settings.p == (0.0, 0.5)
 
 
 def test_threads_are_put_back() -> None:
     before = torch.get_num_threads()
-    command.measure(settings(threads=before + 1, p=(0.5,)))
+    command.measure(Record.begin(settings(threads=before + 1, p=(0.5,))))
     assert torch.get_num_threads() == before
 
 
@@ -192,6 +204,10 @@ def test_memory_sees_what_a_step_allocates() -> None:
         (["--shape", "64,64,64", "--preset", "cube"], "exclude each other"),
         (["--device", "meta"], "--device must be one of"),
         (["--json", "/no/such/folder/a.json"], "there is no folder"),
+        (["--append"], "--append needs --json"),
+        (["--device", "cpu", "--graph"], "for CUDA devices"),
+        (["--device", "cpu", "--tune"], "for CUDA devices"),
+        (["--what", "model", "--models", "bert-large"], "invalid choice"),
     ],
 )
 def test_bad_arguments_are_named(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -230,26 +246,41 @@ def test_gemm_measures_all_places_of_the_mask_unless_told() -> None:
 
 
 def test_readme_sections_come_from_the_results(tmp_path: Path) -> None:
-    def row(side: str, p: float, milliseconds: float, **more: object) -> Row:
-        third = Quartiles(milliseconds / 1e3, milliseconds / 1e3, milliseconds / 1e3)
+    def row(side: str, p: float | None, milliseconds: float) -> Row:
+        time = Quartiles(milliseconds / 1e3, milliseconds / 1e3, milliseconds / 1e3)
         ratio = {"dense": Quartiles(milliseconds / 10, milliseconds / 10, milliseconds / 10)}
-        return Row("layer", "8×8×8", "float32", "forward+backward", side, "in", p, 1.0, third, ratio)
+        return Row("layer", "8×8×8", "float32", "forward+backward", side, "in", p, "", 1.0, time, ratio)
 
-    rows = []
-    for p in readme.SHOWN_P:
-        rows += [row("dense", p, 10), row("dropout", p, 12), row("sparsedrop", p, 10 * (1 - p))]
+    rows = [row("dense", None, 10), row("dropout", 0.1, 11), row("dropout", 0.5, 12)]
     record = Record.begin(settings())
-    record.rows.extend(rows)
-    record.save(tmp_path / "cpu.json")
-    text = "before\n<!-- results: layer -->\nstale\n<!-- end -->\nafter\n"
+    record.rows.extend([*rows, *(row("sparsedrop", p, 10 * (1 - p)) for p in readme.SHOWN_P)])
+    record.save(tmp_path / "mine.json")
+    text = "before\n<!-- results: layer mine -->\nstale\n<!-- end -->\nafter\n"
     filled = readme.fill(text, tmp_path)
-    assert (
-        "| 8×8×8 | float32 | 10.0 ms | 1.20 | 1.00 | **0.90** | **0.80** | **0.70** | **0.50** | **0.30** |" in filled
-    )
+    assert "| 8×8×8 | float32 | 10 ms | 1.20 | 1.00 | **0.90** | **0.80** | **0.70** | **0.50** | **0.30** |" in filled
     assert "stale" not in filled
     assert filled.startswith("before\n")
     assert filled.endswith("after\n")
     assert readme.fill(filled, tmp_path) == filled
+
+
+def test_block_and_model_rows_make_tables_and_panels(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    seconds = {"dropout": 0.008, "none": 0.006, "elsewhere": 0.007, "narrowed": 0.004, "converted": 0.005}
+    record = Record.begin(settings())
+    for what in ("mlp", "model"):
+        samples = {
+            same(name, int, None, None if name == "none" else 0.1): [Sample(time, None)]
+            for name, time in seconds.items()
+        }  # fmt: skip
+        rows = timed_rows(samples, what=what, subject="subject", dtype="bfloat16", phase="forward+backward")
+        record.rows.extend(replace(row, peak_bytes=2**21) for row in rows)
+    record.save(tmp_path / "a.json")
+    assert "**0.83** | **0.62** | 1.25 |" in readme.mlp(tmp_path / "a.json")
+    assert "| 8 ms | 6 ms | 7 ms | 5 ms | **0.62** | 2 MiB → 2 MiB |" in readme.model(tmp_path / "a.json")
+    assert "of elsewhere" in report.text(record)
+    plot.save([record], tmp_path / "a.png")
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_readme_is_up_to_date() -> None:
@@ -257,3 +288,134 @@ def test_the_readme_is_up_to_date() -> None:
     results = root / "examples" / "results"
     text = (root / "README.md").read_text()
     assert readme.fill(text, results) == text, "run `python -m torch_sparsedrop.bench.readme`"
+
+
+def test_runs_are_appended(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("tqdm")
+    file = str(tmp_path / "a.json")
+    sizes = ["--shape", "64,48,80", "--p", "0.5", "--block", "16", "--masks", "1", "--device", "cpu"]
+    for what in ("gemm", "draw"):
+        assert main(["bench", *sizes, "--what", what, "--json", file, "--append"]) == 0
+    assert [record.settings.what for record in Record.load_from(tmp_path / "a.json")] == [("gemm",), ("draw",)]
+
+
+def test_a_spent_budget_and_a_failing_job_leave_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+
+    class Fake:
+        ticks = 1
+
+        def __init__(self, title: str) -> None:
+            self.title = title
+
+        def run(self, timer: object, tick: Callable[[], object]) -> list[Row]:
+            clock.now += 4
+            if self.title == "second":
+                raise RuntimeError("broken")
+            return [Row("fake", self.title, "float32", "forward", "dense")]
+
+    monkeypatch.setitem(WORKLOADS, "fake", lambda at: [Fake(name) for name in ("first", "second", "third", "fourth")])
+    record = Record.begin(settings(what=("fake",), budget=10))
+    kept: list[int] = []
+    command.measure(record, now=clock, keep=lambda: kept.append(len(record.rows)))
+    assert [row.subject for row in record.rows] == ["first", "third"]
+    assert record.left == ["second: RuntimeError: broken", "fourth: the budget of 10 s was spent"]
+    assert kept[:2] == [1, 1], "rows are kept as they come"
+
+
+def test_peers_drop_what_they_say() -> None:
+    at = settings(peers=("block mask", "bsr"), p=(0.5,))
+    on = Operands.make(SHAPE, "float32", "cpu")
+    made = peers.layers(at, layer.layers(at, SHAPE, "in", 0.5), SHAPE, "in", "forward")
+    torch.manual_seed(3)
+    y = made["block mask"](on.x, on.weight, on.bias)
+    torch.manual_seed(3)
+    mask = torch.rand(4, 5).ge(0.5).repeat_interleave(16, 0).repeat_interleave(16, 1)
+    torch.testing.assert_close(y, (on.x * mask * 2) @ on.weight.t() + on.bias)
+    torch.manual_seed(3)
+    y = peers.layers(at, {}, SHAPE, "in", "forward")["bsr"](on.x, on.weight, on.bias)
+    torch.manual_seed(3)
+    drop = Masks.draw(at, SHAPE, "in", 0.5).drop_in
+    assert drop is not None
+    torch.testing.assert_close(y, (on.x * drop.dense() * 2) @ on.weight.t() + on.bias)
+
+
+def test_a_peer_that_fails_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    def fails() -> None:
+        raise NotImplementedError("no such kernel")
+
+    assert peers.tried("bsr", lambda: fails) is None
+    assert "bsr is left out: no such kernel" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", sorted(mlp.BLOCKS))
+def test_blocks_are_fused_whole_and_narrowed_to_the_kept_work(name: str) -> None:
+    at = settings(inner="eager", p=(0.0, 0.5))
+    sides = mlp.sides(at, "float32", Shape(64, 128, 64), name)
+    assert [(side.name, side.p) for side in sides] == [
+        ("none", None), ("converted", 0.5), ("dropout", 0.5), ("narrowed", 0.5),
+    ]  # fmt: skip
+    grads = {side.name: side.prepare(0).call() for side in sides}
+    assert all(torch.isfinite(grad).all() for own in grads.values() for grad in own)  # type: ignore[attr-defined]
+    widths = {label: {tuple(grad.shape) for grad in own} for label, own in grads.items()}  # type: ignore[attr-defined]
+    assert (128, 64) in widths["converted"] == widths["none"]
+    assert (64, 64) in widths["narrowed"]
+    assert sides[-1].prepare(0).kept == 0.5
+
+
+def test_a_block_that_is_not_fused_is_an_error() -> None:
+    with pytest.raises(RuntimeError, match="not fused"):
+        mlp._converted(settings(inner="eager"), torch.nn.Sequential(torch.nn.Dropout(0.5)), torch.ones(2, 64), 0.5,
+                       "bernoulli")  # fmt: skip
+
+
+def test_a_model_is_timed_in_all_its_variants() -> None:
+    at = settings(what=("model",), models=("nanogpt",), small=True, inner="eager", p=(0.1,), masks=2, optimizer=True)
+    (job,) = WORKLOADS["model"](at)
+    ticks: list[int] = []
+    rows = {row.side: row for row in job.run(HostTimer(), lambda: ticks.append(1))}
+    assert list(rows) == ["none", "dropout", "elsewhere", "converted"]
+    assert len(ticks) == job.ticks
+    assert {row.subject for row in rows.values()} == {"nanogpt, small, 2 × 64"}
+    assert set(rows["converted"].relative) == {"none", "dropout", "elsewhere"}
+    assert rows["elsewhere"].note.startswith("4 of 7 dropouts fused")
+
+
+def test_elsewhere_keeps_the_dropout_that_is_not_fused() -> None:
+    at = settings(small=True, inner="eager")
+    model = Entrant(at, Which("nanogpt", "elsewhere", "float32", 0.1, "")).model
+    p = {name: module.p for name, module in model.named_modules() if isinstance(module, torch.nn.Dropout)}
+    assert p == {
+        "dropout": 0.1, "blocks.0.dropout1": 0.0, "blocks.0.dropout2": 0.0, "blocks.1.dropout1": 0.0,
+        "blocks.1.dropout2": 0.0,
+    }  # fmt: skip
+    assert model.blocks[0].p == 0.1  # type: ignore[union-attr, index]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_models_train(name: str) -> None:
+    import_timm()
+    for library in ("transformers", "peft"):
+        pytest.importorskip(library)
+    model, torch_model = MODELS[name], MODELS[name].build(0.1, True)
+    loss = loss_of(torch_model(**model.batch(*model.small_size, True)))
+    loss.backward()
+    assert torch.isfinite(loss)
+
+
+def test_an_entrant_in_a_process_of_its_own() -> None:
+    at = settings(small=True, inner="eager")
+    good = Apart(at, Which("nanogpt", "dropout", "float32", 0.1, ""), None)
+    bad = Apart(at, Which("nanogpt", "dropout", "float32", 2.0, ""), None)
+    late = Apart(at, Which("nanogpt", "none", "float32", 0.0, ""), 0.0)
+    try:
+        with pytest.raises(TimeoutError, match="had not compiled"):
+            late.ready()
+        assert good.ready().note == ""
+        assert good.turn() > 0
+        with pytest.raises(RuntimeError, match="dropout probability has to be between 0 and 1"):
+            bad.ready()
+    finally:
+        for runner in (good, bad, late):
+            runner.close()
+    assert not good.process.is_alive()

@@ -1,19 +1,31 @@
-"""Rows as a picture: time against p, dense and dropout as level lines; for gemm, efficiency against p."""
+"""Rows as a picture: time against p, other sides as level lines; for gemm, efficiency against p."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..cli.errors import UsageError, need
 from .record import Record
 from .rows import Row
 
-COLORS = {"dense": "#4c566a", "dropout": "#c05a2e", "sparsedrop": "#1f6fb2"}
-LABELS = {"dense": "F.linear", "dropout": "F.dropout + F.linear", "sparsedrop": "SparseDrop"}
-MASKS = {"in": "#1f6fb2", "out": "#c05a2e", "both": "#3b8f5a"}
+OURS = "#1f6fb2"
+SIDES = {
+    "dense": ("#4c566a", "--", "F.linear"),
+    "none": ("#4c566a", "--", "no dropout"),
+    "dropout": ("#c05a2e", "--", "with F.dropout"),
+    "dropout compiled": ("#c05a2e", ":", "with F.dropout, compiled"),
+    "elsewhere": ("#8a6d3b", ":", "dropout only where it is not fused"),
+    "block mask": ("#9a7bb5", "--", "block mask + F.linear"),
+    "block mask compiled": ("#9a7bb5", ":", "block mask + F.linear, compiled"),
+    "bsr": ("#7a8f3c", "--", "torch BSR"),
+    "narrowed": ("#3b8f5a", "-.", "narrowed to the kept work"),
+    "sparsedrop": (OURS, "-", "SparseDrop"),
+    "converted": (OURS, "-", "SparseDrop"),
+}
+MASKS = {"in": OURS, "out": "#c05a2e", "both": "#3b8f5a"}
 STYLE = {
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -26,14 +38,24 @@ STYLE = {
 }
 
 
-def save(record: Record, path: Path, *, phases: Sequence[str] | None = None) -> None:
+class Panel(NamedTuple):
+    draw: Callable[[Any, Sequence[Row]], None]
+    title: str
+    rows: list[Row]
+
+
+def save(
+    records: Sequence[Record], path: Path, *, phases: Sequence[str] | None = None, what: Sequence[str] | None = None
+) -> None:
     """A line of panels for each shape, dtype and place of the mask; a panel for each phase or product.
 
-    ``phases`` picks some. With a single one, the panels fill lines of four.
+    ``phases`` and ``what`` pick some. With a single one, the panels fill lines of four.
     """
-    lines = _lines([row for row in record.rows if phases is None or row.phase in phases])
+    rows = [row for record in records for row in record.rows]
+    rows = [row for row in rows if phases is None or row.phase in phases]
+    lines = _lines([row for row in rows if what is None or row.what in what])
     if not lines:
-        raise UsageError("--png draws layer and gemm rows, and there are none")
+        raise UsageError("--png draws layer, gemm, mlp and model rows, and there are none")
     if all(len(line) == 1 for line in lines):
         lines = [[panel for line in lines[i : i + 4] for panel in line] for i in range(0, len(lines), 4)]
     matplotlib = need("matplotlib", "--png")
@@ -48,57 +70,65 @@ def save(record: Record, path: Path, *, phases: Sequence[str] | None = None) -> 
         for line, own in zip(lines, axes, strict=True):
             for axis in own[len(line) :]:
                 axis.remove()
-            for axis, (draw, title, rows) in zip(own, line, strict=False):
-                draw(axis, rows)
-                axis.set(title=title, xlabel="p")
+            for axis, panel in zip(own, line, strict=False):
+                panel.draw(axis, panel.rows)
+                axis.set(title=panel.title, xlabel="p")
                 axis.set_ylim(bottom=0)
-                if draw not in explained:
-                    axis.legend(loc="lower left", fontsize=9)
-                    explained.add(draw)
-        figure.supxlabel(record.machine(), fontsize=7, color="#666666")
+                if panel.draw not in explained:
+                    axis.legend(loc="lower left", fontsize=8)
+                    explained.add(panel.draw)
+        figure.supxlabel("\n".join(dict.fromkeys(record.machine() for record in records)), fontsize=7, color="#666666")
         figure.savefig(path, dpi=110)
         pyplot.close(figure)
 
 
 def times(axis: Any, rows: Sequence[Row]) -> None:
-    """Milliseconds against p, with quartiles."""
-    for side in LABELS:
-        own = [row for row in rows if row.side == side and row.seconds]
-        if side == "sparsedrop":
-            _curve(axis, own, [row.seconds for row in own], 1e3, COLORS[side], LABELS[side])
-        elif own:
+    """Milliseconds against p, with quartiles; sides that do not depend on p as level lines."""
+    for name, (color, style, label) in SIDES.items():
+        own = [row for row in rows if row.side == name and row.seconds]
+        if not own:
+            continue
+        if name not in ("sparsedrop", "converted", "narrowed"):
             level = statistics.median(row.seconds.median for row in own if row.seconds) * 1e3
-            axis.axhline(level, color=COLORS[side], linestyle="--", linewidth=1.6, label=LABELS[side])
+            axis.axhline(level, color=color, linestyle=style, linewidth=1.6, label=label)
+            continue
+        for kind in dict.fromkeys(row.kind for row in own):
+            mine = [row for row in own if row.kind == kind]
+            balanced = kind == "balanced"
+            _curve(
+                axis, mine, [row.seconds for row in mine], 1e3, "#5aa9dd" if balanced else color,
+                f"{label}, balanced" if balanced else label, style,
+            )  # fmt: skip
     axis.set_ylabel("ms")
 
 
 def efficiencies(axis: Any, rows: Sequence[Row]) -> None:
     """Kept-work efficiency against p, with quartiles, a line for each place of the mask."""
-    axis.axhline(1, color=COLORS["dense"], linestyle="--", linewidth=1.6, label="F.linear")
-    for mask in dict.fromkeys(row.mask for row in rows):
-        own = [row for row in rows if row.mask == mask and row.side == "sparsedrop"]
-        _curve(axis, own, [row.efficiency for row in own], 1, MASKS[mask], f"mask {mask}")
+    axis.axhline(1, color=SIDES["dense"][0], linestyle="--", linewidth=1.6, label="F.linear")
+    for mask, kind in dict.fromkeys((row.mask, row.kind) for row in rows if row.side == "sparsedrop"):
+        own = [row for row in rows if (row.side, row.mask, row.kind) == ("sparsedrop", mask, kind)]
+        label = f"mask {mask}" + (", balanced" if kind == "balanced" else "")
+        _curve(axis, own, [row.efficiency for row in own], 1, MASKS[mask], label, ":" if kind == "balanced" else "-")
     axis.set_ylabel("kept-work efficiency")
 
 
-def _curve(axis: Any, rows: Sequence[Row], values: Sequence[Any], factor: float, color: str, label: str) -> None:
+def _curve(
+    axis: Any, rows: Sequence[Row], values: Sequence[Any], factor: float, color: str, label: str, style: str
+) -> None:
     p = [row.p for row in rows]
     low, middle, high = ([getattr(v, part) * factor for v in values] for part in ("low", "median", "high"))
     axis.fill_between(p, low, high, color=color, alpha=0.18, linewidth=0)
-    axis.plot(p, middle, color=color, marker="o", markersize=4, linewidth=2, label=label)
-
-
-Panel = tuple[Callable[[Any, Sequence[Row]], None], str, list[Row]]
+    axis.plot(p, middle, color=color, linestyle=style, marker="o", markersize=4, linewidth=2, label=label)
 
 
 def _lines(rows: Sequence[Row]) -> list[list[Panel]]:
     lines: dict[tuple[str, ...], dict[str, Panel]] = {}
     for row in rows:
-        if row.what not in ("layer", "gemm"):
+        if row.what not in ("layer", "gemm", "mlp", "model"):
             continue
-        draw, mask = (times, row.mask) if row.what == "layer" else (efficiencies, "")
+        draw, mask = (efficiencies, "") if row.what == "gemm" else (times, row.mask)
         place = f", mask {mask}" if mask else ""
-        panel = (draw, f"{row.phase}{place}\n{row.subject}, {row.dtype}", list[Row]())
+        panel = Panel(draw, f"{row.phase}{place}\n{row.subject}, {row.dtype}", [])
         line = lines.setdefault((row.what, row.subject, row.dtype, mask), {})
-        line.setdefault(row.phase, panel)[2].append(row)
+        line.setdefault(row.phase, panel).rows.append(row)
     return [list(line.values()) for line in lines.values()]

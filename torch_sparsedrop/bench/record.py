@@ -1,10 +1,11 @@
-"""A finished run as JSON: the machine, the settings and all rows."""
+"""Runs as JSON: for each the machine, the settings and all rows."""
 
 from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -15,17 +16,22 @@ from ..cli.errors import UsageError
 from .rows import Row
 from .settings import Settings
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclass(frozen=True)
 class Record:
-    """``environment`` holds the machine, the versions and the commit; ``load`` is the system's before the run."""
+    """One run of the command.
+
+    ``environment`` holds the machine, the versions and the commit; ``load`` is the system's before the run; ``left``
+    names what was asked for and not measured, and why.
+    """
 
     settings: Settings
     environment: dict[str, Any]
     load: float | None
     rows: list[Row]
+    left: list[str] = field(default_factory=list)
 
     @staticmethod
     def begin(settings: Settings) -> Record:
@@ -35,23 +41,35 @@ class Record:
         return Record(settings, machine.describe() | {"serving": serving}, load, [])
 
     @staticmethod
-    def load_from(path: Path) -> Record:
+    def load_from(path: Path) -> list[Record]:
+        """The runs in a file."""
         fields = json.loads(path.read_text())
-        if fields.get("schema") != SCHEMA:
+        if fields.get("schema") not in (1, SCHEMA):
             raise UsageError(f"{path} has schema {fields.get('schema')}, expected {SCHEMA}")
-        rows = [Row.from_json(row) for row in fields["rows"]]
-        return Record(Settings.from_json(fields["settings"]), fields["environment"], fields["load"], rows)
+        # Schema 1 held a single run.
+        return [Record._of(run) for run in fields.get("runs", [fields])]
 
-    def save(self, path: Path) -> None:
+    @staticmethod
+    def _of(run: dict[str, Any]) -> Record:
+        rows = [Row.from_json(row) for row in run["rows"]]
+        settings = Settings.from_json(run["settings"])
+        return Record(settings, run["environment"], run["load"], rows, run.get("left", []))
+
+    def save(self, path: Path, before: Sequence[Record] = ()) -> None:
+        """Writes the file, with the runs ``before`` this one."""
+        runs = ",\n".join(run._to_text() for run in (*before, self))
+        path.write_text(f'{{\n "schema": {SCHEMA},\n "runs": [\n{runs}\n ]\n}}\n')
+
+    def _to_text(self) -> str:
         head = {
-            "schema": SCHEMA,
             "environment": self.environment,
             "settings": self.settings.to_json(),
             "load": self.load,
+            "left": self.left,
         }
         # One row on a line: a file that can be read and compared.
         rows = ",\n".join("  " + json.dumps(_rounded(row.to_json()), ensure_ascii=False) for row in self.rows)
-        path.write_text(json.dumps(head, indent=1)[:-2] + f',\n "rows": [\n{rows}\n ]\n}}\n')
+        return json.dumps(head, indent=1, ensure_ascii=False)[:-2] + f',\n "rows": [\n{rows}\n ]\n}}'
 
     def provider(self) -> str:
         """Who serves SparseDrop on the device and the dtypes measured."""

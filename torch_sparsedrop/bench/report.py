@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 from typing import Any
 
 from ..cli.table import render
 from .record import Record
-from .rows import Row
+from .rows import BASES, Row
 from .timing import Quartiles
 
-NAMES = {"dense": "F.linear", "dropout": "with F.dropout", "sparsedrop": "SparseDrop"}
+NAMES = {
+    "dense": "F.linear", "dropout": "with F.dropout", "sparsedrop": "SparseDrop", "none": "no dropout",
+    "elsewhere": "dropout only where it is not fused", "converted": "SparseDrop", "draw": "draw and plan",
+}  # fmt: skip
+SHORT = {"dense": "of F.linear", "dropout": "of dropout", "dropout compiled": "of dropout compiled",
+         "none": "of no dropout", "elsewhere": "of elsewhere", "narrowed": "of narrowed"}  # fmt: skip
 
 
 def text(record: Record) -> str:
@@ -21,70 +27,86 @@ def text(record: Record) -> str:
     return "\n\n".join(parts)
 
 
+def name_of(row: Row) -> str:
+    name = NAMES.get(row.side, row.side)
+    return name if row.kind in ("", "bernoulli") else f"{name}, {row.kind}"
+
+
 def _rules(record: Record) -> str:
     at = record.settings
     return (
-        f"SparseDrop is served by {record.provider()}; mask blocks {at.block[0]} × {at.block[1]}, {at.kind}\n"
+        f"SparseDrop is served by {record.provider()}; "
+        f"mask blocks {at.block[0]} × {at.block[1]}, {', '.join(at.kind)}\n"
         f"median [quartiles] of {at.masks} rounds, a fresh mask in each; system load before: {record.load}\n"
         "kept: share of the multiply-adds that was done, from the masks used"
     )
 
 
-def layer(rows: Sequence[Row]) -> list[str]:
-    """Time against p, and the ratios of the rounds."""
-    head = ("p", "kept", *(f"{name} ms" for name in NAMES.values()), "of F.linear", "of dropout")
+def _compared(rows: Sequence[Row], factor: float, unit: str) -> list[str]:
+    """A line for each side and p: its time, and the ratios of the rounds."""
     parts = []
-    for title, case in _grouped(rows, lambda row: (row.subject, row.dtype, f"mask {row.mask}", row.phase)):
+    for title, case in _grouped(rows, lambda row: (row.subject, row.dtype, row.mask and f"mask {row.mask}", row.phase)):
+        bases = [name for name in BASES if any(name in row.relative for row in case)]
+        memory = any(row.peak_bytes for row in case)
+        head = ("", "p", "kept", unit, *(SHORT[name] for name in bases), *["peak MiB"] * memory)
         lines = []
-        for p, sides in _by_side(case, lambda row: row.p):
-            ours = sides["sparsedrop"]
-            times = [_time(sides[name], 1e3) for name in NAMES]
-            ratios = [_quartiles(ours.relative[name]) for name in ("dense", "dropout")]
-            lines.append([f"{p:g}", f"{ours.kept:.3f}", *times, *ratios])
-        parts.append(f"{', '.join(title)}\n{render(head, lines)}")
+        for row in case:
+            p, kept = ("" if value is None else f"{value:.3g}" for value in (row.p, row.kept))
+            ratios = [_quartiles(row.relative.get(name)) for name in bases]
+            peak = [f"{(row.peak_bytes or 0) / 2**20:.0f}"] * memory
+            lines.append([name_of(row), p, kept, _time(row, factor), *ratios, *peak])
+        notes = "".join(f"\n{note}" for note in dict.fromkeys(row.note for row in case if row.note))
+        parts.append(f"{', '.join(filter(None, title))}\n{render(head, lines)}{notes}")
     return parts
 
 
 def gemm(rows: Sequence[Row]) -> list[str]:
-    """Kept-work efficiency of each product."""
+    """Kept-work efficiency of each product, and TFLOP/s counting what is kept."""
     phases = list(dict.fromkeys(row.phase for row in rows))
-    head = ("mask", "p", "kept", *(name for phase in phases for name in (f"{phase} ms", "efficiency")))
+    head = ("mask", "p", "kept", *(name for phase in phases for name in (f"{phase} ms", "TFLOP/s", "efficiency")))
     parts = []
     for title, case in _grouped(rows, lambda row: (row.subject, row.dtype)):
         lines = []
-        for (mask, p), found in _grouped(case, lambda row: (row.mask, row.p)):
-            ours = {row.phase: row for row in found if row.side == "sparsedrop"}
-            cells = [cell for phase in phases for cell in _product(ours[phase])]
-            lines.append([str(mask), f"{p:g}", f"{next(iter(ours.values())).kept:.3f}", *cells])
-        parts.append(f"kept-work efficiency, {', '.join(title)}\n{render(head, lines)}")
+        for (mask, side, kind, p), found in _grouped(case, lambda row: (row.mask, row.side, row.kind, row.p)):
+            own = {row.phase: row for row in found}
+            cells = [cell for phase in phases for cell in (_product(own[phase]) if phase in own else ["–"] * 3)]
+            label = "dense" if side == "dense" else kind[: len(kind) * (kind != "bernoulli")]
+            kept = "–" if found[0].kept is None else f"{found[0].kept:.3f}"
+            lines.append([" ".join(filter(None, (mask, label))), "" if p is None else f"{p:g}", kept, *cells])
+        efficiencies = [row.efficiency.median for row in case if row.side == "sparsedrop" and row.efficiency]
+        summary = f"geometric mean {_geometric_mean(efficiencies):.3f}, lowest {min(efficiencies):.3f}"
+        parts.append(f"kept-work efficiency, {', '.join(title)}: {summary}\n{render(head, lines)}")
     return parts
 
 
 def memory(rows: Sequence[Row]) -> list[str]:
-    head = ("peak MiB beyond the inputs", *NAMES.values())
+    sides = ("dense", "dropout", "sparsedrop")
+    head = ("peak MiB beyond the inputs", *(NAMES[side] for side in sides))
     lines = []
-    for title, sides in _by_side(rows, lambda row: (row.subject, row.dtype, f"mask {row.mask}", row.phase)):
-        lines.append([", ".join(title), *(f"{(sides[name].peak_bytes or 0) / 2**20:.1f}" for name in NAMES)])
-    return [render(head, lines)]
-
-
-def overhead(rows: Sequence[Row]) -> list[str]:
-    head = ("µs for a 16 × 16 block", *NAMES.values(), "beyond F.linear", "the same of dropout")
-    lines = []
-    for title, sides in _by_side(rows, lambda row: (row.dtype, f"mask {row.mask}", row.phase)):
-        dense, *others = (_seconds(sides[name]).median for name in NAMES)
-        times = [_time(sides[name], 1e6) for name in NAMES]
-        extra = [f"{(other - dense) * 1e6:.1f}" for other in reversed(others)]
-        lines.append([", ".join(title), *times, *extra])
+    for title, case in _grouped(rows, lambda row: (row.subject, row.dtype, f"mask {row.mask}", row.phase)):
+        own = {row.side: row for row in case}
+        lines.append([", ".join(title), *(f"{(own[side].peak_bytes or 0) / 2**20:.1f}" for side in sides)])
     return [render(head, lines)]
 
 
 TABLES: dict[str, Callable[[Sequence[Row]], list[str]]] = {
-    "layer": layer,
+    "layer": lambda rows: _compared(rows, 1e3, "ms"),
     "gemm": gemm,
+    "draw": lambda rows: _compared(rows, 1e6, "µs"),
+    "mlp": lambda rows: _compared(rows, 1e3, "ms"),
+    "model": lambda rows: _compared(rows, 1e3, "ms"),
     "memory": memory,
-    "overhead": overhead,
+    "overhead": lambda rows: _compared(rows, 1e6, "µs"),
 }
+
+
+def multiply_adds(row: Row) -> int:
+    """Of a row whose subject is a shape."""
+    return math.prod(int(size) for size in row.subject.split("×"))
+
+
+def _geometric_mean(values: Sequence[float]) -> float:
+    return math.exp(sum(map(math.log, values)) / len(values))
 
 
 def _grouped(rows: Iterable[Row], key: Callable[[Row], object]) -> list[tuple[Any, list[Row]]]:
@@ -95,17 +117,14 @@ def _grouped(rows: Iterable[Row], key: Callable[[Row], object]) -> list[tuple[An
     return list(groups.items())
 
 
-def _by_side(rows: Iterable[Row], key: Callable[[Row], object]) -> list[tuple[Any, dict[str, Row]]]:
-    return [(name, {row.side: row for row in group}) for name, group in _grouped(rows, key)]
-
-
 def _product(row: Row) -> list[str]:
-    return [_time(row, 1e3), _quartiles(row.efficiency)]
+    rate = 2 * multiply_adds(row) * (row.kept or 1) / _seconds(row).median / 1e12
+    return [_time(row, 1e3), f"{rate:.3g}", _quartiles(row.efficiency)]
 
 
 def _time(row: Row, factor: float) -> str:
     median, low, high = (value * factor for value in _seconds(row))
-    return f"{median:.2f} [{low:.2f}–{high:.2f}]"
+    return f"{median:.4g} [{low:.4g}–{high:.4g}]"
 
 
 def _seconds(row: Row) -> Quartiles:

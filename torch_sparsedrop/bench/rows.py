@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from .timing import Quartiles, Sample
+from .timing import Quartiles, Sample, Samples, Side
 
-BASES = ("dense", "dropout")
+BASES = ("dense", "dropout", "dropout compiled", "none", "elsewhere", "narrowed")
 """The sides that others are compared with."""
 
 
@@ -19,12 +19,14 @@ class Row:
     Attributes:
         what: the workload; ``subject``: what it ran on, a shape or a model; ``phase``: which part of its work.
         mask: where SparseDrop's masks are: "in", "out" or "both".
-        side: "dense", "dropout", "sparsedrop" or a peer.
+        side: "dense", "dropout", "sparsedrop", a peer, or a variant of a model.
+        p: None for sides that do not depend on it; ``kind``: of the mask's distribution.
         kept: share of the dense multiply-adds that was done, from the masks used.
         seconds: of one call.
-        relative: time over the time of dense, and of dropout, in the same round.
+        relative: time over the time of other sides, in the same round.
         efficiency: kept-work efficiency, t(dense)·kept / t(this), in the same round.
-        peak_bytes: memory beyond the inputs.
+        peak_bytes: memory beyond the inputs; for a model, beyond its parameters and the batch.
+        note: what a reader must know besides.
     """
 
     what: str
@@ -34,11 +36,13 @@ class Row:
     side: str
     mask: str = ""
     p: float | None = None
+    kind: str = ""
     kept: float | None = None
     seconds: Quartiles | None = None
     relative: Mapping[str, Quartiles] = field(default_factory=dict)
     efficiency: Quartiles | None = None
     peak_bytes: int | None = None
+    note: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Without what was not measured."""
@@ -54,27 +58,35 @@ class Row:
         return Row(**values)
 
 
-def timed_rows(samples: Mapping[str, Sequence[Sample]], **key: Any) -> list[Row]:
+def timed_rows(samples: Samples, **key: Any) -> list[Row]:
     """The rows of one case; ``samples`` as `interleave` gives them."""
     rows = []
     for side, own in samples.items():
-        others = {name: samples[name] for name in BASES if name in samples and name != side}
-        relative = {name: _quartiles(lambda a, b: a.seconds / b.seconds, own, them) for name, them in others.items()}
+        bases = {base.name: samples[base] for base in samples if base is not side and _comparable(side, base)}
+        kept = [sample.kept for sample in own if sample.kept is not None]
+        relative = {name: _quartiles(lambda a, b: a.seconds / b.seconds, own, them) for name, them in bases.items()}
         rows.append(
             Row(
-                side=side,
-                kept=sum(sample.kept for sample in own) / len(own),
+                side=side.name,
+                p=side.p,
+                kind=side.kind,
+                kept=sum(kept) / len(kept) if kept else None,
                 seconds=Quartiles.of([sample.seconds for sample in own]),
                 relative=relative,
-                efficiency=None if side == "dense" else _quartiles(efficiency, own, samples["dense"]),
+                efficiency=_quartiles(efficiency, own, bases["dense"]) if "dense" in bases and kept else None,
                 **key,
             )
         )
     return rows
 
 
+def _comparable(side: Side, base: Side) -> bool:
+    return base.name in BASES and base.name != side.name and base.p in (None, side.p)
+
+
 def efficiency(own: Sample, dense: Sample) -> float:
     """How much of what the mask promises is reached: 1 where time falls as much as work does."""
+    assert own.kept is not None
     return dense.seconds * own.kept / own.seconds
 
 

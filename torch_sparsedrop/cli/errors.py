@@ -10,12 +10,11 @@ class UsageError(Exception):
     """Something in what the user asked for, said in one line."""
 
 
-def need(module: str, purpose: str) -> Any:
+def need(module: str, purpose: str, extra: str = "torch_sparsedrop[bench]") -> Any:
     """An optional dependency, or an error that names the command which installs it."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
         package = module.partition(".")[0]
-        raise UsageError(
-            f"{purpose} needs {package}, which is not installed: pip install 'torch_sparsedrop[bench]'"
-        ) from error
+        what = "is not installed" if error.name in (None, package) else f"does not import: {error}"
+        raise UsageError(f"{purpose} needs {package}, which {what}: pip install '{extra}'") from error

@@ -39,6 +39,8 @@ def text(found: dict[str, Any]) -> str:
         )
     if not found["gpus"]:
         lines.append(f"{'gpu':<18}none")
+    tuned = found["tuned"]
+    lines.append(f"{'tuned tiles':<18}{tuned['tiles'] or 'none'}, in {tuned['file']}")
     rows = [
         [row["device"], row["dtype"], row["provider"] or "–", shorten(row["note"], 160)] for row in found["serving"]
     ]

@@ -13,6 +13,8 @@ import torch
 
 import torch_sparsedrop
 
+from ..providers.triton import tuned
+
 
 def versions() -> dict[str, str | None]:
     return {
@@ -51,7 +53,7 @@ def gpus() -> list[dict[str, Any]]:
 
 def describe() -> dict[str, Any]:
     """All of it, ready for JSON."""
-    return {"versions": versions(), "cpu": cpu(), "gpus": gpus()}
+    return {"versions": versions(), "cpu": cpu(), "gpus": gpus(), "tuned": tuned.describe()}
 
 
 def line(device: str, threads: int | None = None, found: dict[str, Any] | None = None) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..settings import Settings
-from . import gemm, layer, memory, overhead
+from . import draw, gemm, layer, memory, mlp, model, overhead
 from .job import Job
 
 WORKLOADS: dict[str, Callable[[Settings], list[Job]]] = {
@@ -13,6 +13,9 @@ WORKLOADS: dict[str, Callable[[Settings], list[Job]]] = {
     "layer": layer.jobs,
     "memory": memory.jobs,
     "overhead": overhead.jobs,
+    "draw": draw.jobs,
+    "mlp": mlp.jobs,
+    "model": model.jobs,
 }
 
 __all__ = ["WORKLOADS", "Job"]

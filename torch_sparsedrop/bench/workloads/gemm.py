@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import product
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ...masks import Kind
 from ...ops.schema import REVISION
-from ..settings import SIDES, Settings, Shape
+from ..settings import PRESETS, SIDES, Settings, Shape
 from ..timing import Side, Turn
 from .job import Job, TimedJob
 from .operands import Masks, Operands
@@ -38,22 +40,29 @@ PRODUCTS: dict[str, Callable[[Operands, Masks | None], Tensor]] = {"forward": _f
 
 
 def jobs(settings: Settings) -> list[Job]:
-    cases = product(settings.dtypes, settings.shapes, settings.masks_or(*SIDES), settings.p, PRODUCTS)
+    cases = product(settings.dtypes, settings.shapes_or(*PRESETS["cube"]), settings.masks_or(*SIDES), PRODUCTS)
     return [_job(settings, *case) for case in cases]
 
 
-def _job(settings: Settings, dtype: str, shape: Shape, mask: str, p: float, phase: str) -> Job:
+def _job(settings: Settings, dtype: str, shape: Shape, mask: str, phase: str) -> Job:
     multiply = PRODUCTS[phase]
 
     def build() -> Sequence[Side]:
         on = Operands.make(shape, dtype, settings.device)
 
-        def masked(turn: int) -> Turn:
+        def masked(turn: int, p: float, kind: Kind) -> Turn:
             torch.manual_seed(turn)
-            masks = Masks.draw(settings, shape, mask, p)
+            masks = Masks.draw(settings, shape, mask, p, kind)
             return Turn(lambda: multiply(on, masks), masks.kept(shape))
 
-        return [Side("dense", lambda turn: Turn(lambda: multiply(on, None))), Side("sparsedrop", masked)]
+        dense = Side("dense", lambda turn: Turn(lambda: multiply(on, None)))
+        return [
+            dense,
+            *(
+                Side("sparsedrop", partial(masked, p=p, kind=kind), p, kind)
+                for p, kind in product(settings.p, settings.kind)
+            ),
+        ]
 
-    key = {"what": "gemm", "subject": str(shape), "dtype": dtype, "phase": phase, "mask": mask, "p": p}
+    key = {"what": "gemm", "subject": str(shape), "dtype": dtype, "phase": phase, "mask": mask}
     return TimedJob(key, build, settings.masks, settings.warmup, grad=False)

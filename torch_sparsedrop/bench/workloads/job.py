@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 
 from ..rows import Row, timed_rows
-from ..timing import Side, Timer, interleave
+from ..timing import Clock, Side, Timer, interleave
 
 
 class Job(Protocol):
@@ -39,6 +39,7 @@ class TimedJob:
     warmup: int
     calls: int = 1
     grad: bool = True
+    clock: Clock = "device"
 
     @property
     def title(self) -> str:
@@ -52,6 +53,7 @@ class TimedJob:
     def run(self, timer: Timer, tick: Callable[[], object]) -> list[Row]:
         with torch.inference_mode(not self.grad):
             samples = interleave(
-                self.build(), timer, rounds=self.rounds, warmup=self.warmup, calls=self.calls, tick=tick
-            )
+                self.build(), timer, rounds=self.rounds, warmup=self.warmup, calls=self.calls, clock=self.clock,
+                tick=tick,
+            )  # fmt: skip
         return timed_rows(samples, **self.key)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import product
 
 import torch
@@ -10,21 +11,25 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...functional import dropout_linear, linear, linear_dropout
-from ..settings import Settings, Shape
-from ..timing import Side, Turn
+from ...masks import Kind
+from ..settings import PRESETS, Settings, Shape
+from ..timing import Side, Turn, captured, same
+from . import peers
 from .job import Job, TimedJob
 from .operands import Masks, Operands
 
 Layer = Callable[[Tensor, Tensor, Tensor], Tensor]
 PHASES = ("forward", "forward+backward")
+GRAPH = " in a CUDA graph"
 
 
 def jobs(settings: Settings) -> list[Job]:
-    cases = product(settings.dtypes, settings.shapes, settings.masks_or("in"), PHASES, settings.p)
+    phases = (*PHASES, *(phase + GRAPH for phase in PHASES)) if settings.graph else PHASES
+    cases = product(settings.dtypes, settings.shapes_or(*PRESETS["cube"]), settings.masks_or("in"), phases)
     return [_job(settings, *case) for case in cases]
 
 
-def layers(settings: Settings, shape: Shape, mask: str, p: float) -> dict[str, Layer]:
+def layers(settings: Settings, shape: Shape, mask: str, p: float, kind: Kind = "bernoulli") -> dict[str, Layer]:
     """The same layer three ways. SparseDrop gets p as a tensor: p = 0 goes through the masked kernels as well."""
     probability = torch.tensor(p, device=settings.device)
 
@@ -34,10 +39,10 @@ def layers(settings: Settings, shape: Shape, mask: str, p: float) -> dict[str, L
 
     def sparsedrop(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         if mask == "both":
-            masks = Masks.draw(settings, shape, mask, probability)
+            masks = Masks.draw(settings, shape, mask, probability, kind)
             return linear(x, weight, bias, drop_in=masks.drop_in, drop_out=masks.drop_out)
         fused = dropout_linear if mask == "in" else linear_dropout
-        return fused(x, weight, bias, probability, block=settings.block, kind=settings.kind)
+        return fused(x, weight, bias, probability, block=settings.block, kind=kind)
 
     return {"dense": F.linear, "dropout": dropout, "sparsedrop": sparsedrop}
 
@@ -49,23 +54,40 @@ def step(layer: Layer, on: Operands, phase: str) -> object:
     return torch.autograd.grad(y, inputs, on.grad) if phase == "forward+backward" else y
 
 
-def sides(settings: Settings, shape: Shape, dtype: str, mask: str, p: float, phase: str) -> Sequence[Side]:
+def sides(settings: Settings, shape: Shape, dtype: str, mask: str, phase: str) -> Sequence[Side]:
+    """Dense and peers once; dropout and SparseDrop at every p."""
     on = Operands.make(shape, dtype, settings.device, requires_grad=True)
-    made = layers(settings, shape, mask, p)
+    part = phase.removesuffix(GRAPH)
 
-    def other(name: str) -> Callable[[int], Turn]:
-        return lambda turn: Turn(lambda: step(made[name], on, phase))
+    def ready(layer: Layer) -> Callable[[], object]:
+        def call() -> object:
+            return step(layer, on, part)
 
-    def sparsedrop(turn: int) -> Turn:
+        return captured(call) if phase.endswith(GRAPH) else call
+
+    def masked(turn: int, call: Callable[[], object], p: float, kind: Kind) -> Turn:
         torch.manual_seed(turn)
-        kept = Masks.draw(settings, shape, mask, torch.tensor(p, device=settings.device)).kept(shape)
+        probability = torch.tensor(p, device=settings.device)
+        kept = Masks.draw(settings, shape, mask, probability, kind).kept(shape)
         # The call draws the mask itself; from this seed it is the same one.
         torch.manual_seed(turn)
-        return Turn(lambda: step(made["sparsedrop"], on, phase), kept)
+        return Turn(call, kept)
 
-    return [Side("dense", other("dense")), Side("dropout", other("dropout")), Side("sparsedrop", sparsedrop)]
+    plain = layers(settings, shape, mask, settings.middle_p)
+    found = [same("dense", ready(plain["dense"]))]
+    # On a CPU even F.dropout's time depends on p.
+    for p in [p for p in settings.p if p > 0] or [settings.middle_p]:
+        found.append(same("dropout", ready(layers(settings, shape, mask, p)["dropout"]), p=p))
+    for name, layer in peers.layers(settings, plain, shape, mask, part).items():
+        call = peers.tried(name, partial(ready, layer))
+        if call is not None:
+            found.append(same(name, call))
+    for p, kind in product(settings.p, settings.kind):
+        call = ready(layers(settings, shape, mask, p, kind)["sparsedrop"])
+        found.append(Side("sparsedrop", partial(masked, call=call, p=p, kind=kind), p, kind))
+    return found
 
 
-def _job(settings: Settings, dtype: str, shape: Shape, mask: str, phase: str, p: float) -> Job:
-    key = {"what": "layer", "subject": str(shape), "dtype": dtype, "phase": phase, "mask": mask, "p": p}
-    return TimedJob(key, lambda: sides(settings, shape, dtype, mask, p, phase), settings.masks, settings.warmup)
+def _job(settings: Settings, dtype: str, shape: Shape, mask: str, phase: str) -> Job:
+    key = {"what": "layer", "subject": str(shape), "dtype": dtype, "phase": phase, "mask": mask}
+    return TimedJob(key, lambda: sides(settings, shape, dtype, mask, phase), settings.masks, settings.warmup)

@@ -1,7 +1,7 @@
-"""Peak memory of forward + backward beyond the inputs, as the operating system counts it.
+"""Peak memory of forward + backward beyond the inputs.
 
-Kernels may allocate what PyTorch does not see, so the process itself is measured: each side runs once in
-a process of its own.
+On a GPU PyTorch's own count. On the CPU as the operating system counts it: kernels may allocate what PyTorch does not
+see, so the process itself is measured, and each side runs once in a process of its own.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 
 from ...cli.errors import UsageError
 from ..rows import Row
-from ..settings import Settings, Shape
+from ..settings import PRESETS, Settings, Shape
 from ..timing import Timer
 from . import layer
 from .job import Job
@@ -29,11 +29,9 @@ SIDES = ("dense", "dropout", "sparsedrop")
 
 
 def jobs(settings: Settings) -> list[Job]:
-    if settings.device != "cpu":
-        raise UsageError(f"--what memory measures the CPU only, got --device {settings.device}")
-    if not Path("/proc/self/status").exists():
+    if not settings.gpu and not Path("/proc/self/status").exists():
         raise UsageError("--what memory reads /proc/self/status, which this system does not have")
-    cases = product(settings.dtypes, settings.shapes, settings.masks_or("in"))
+    cases = product(settings.dtypes, settings.shapes_or(*PRESETS["cube"]), settings.masks_or("in"))
     return [MemoryJob(settings, *case) for case in cases]
 
 
@@ -53,15 +51,27 @@ class MemoryJob:
         return len(SIDES)
 
     def run(self, timer: Timer, tick: Callable[[], object]) -> list[Row]:
-        p = self.settings.p[len(self.settings.p) // 2]
+        p = self.settings.middle_p
+        peak_of = _on_gpu if self.settings.gpu else _in_a_process
         rows = []
         for side in SIDES:
-            peak = _in_a_process(self.settings, self.shape, self.dtype, self.mask, p, side)
+            peak = peak_of(self.settings, self.shape, self.dtype, self.mask, p, side)
             rows.append(
                 Row("memory", str(self.shape), self.dtype, "forward+backward", side, self.mask, p, peak_bytes=peak)
             )
             tick()
         return rows
+
+
+def _on_gpu(settings: Settings, shape: Shape, dtype: str, mask: str, p: float, side: str) -> int:
+    on = Operands.make(shape, dtype, settings.device, requires_grad=True)
+    one = layer.layers(settings, shape, mask, p)[side]
+    for _ in range(2):  # the first call also allocates what stays, as cuBLAS's workspace
+        torch.cuda.synchronize(settings.device)
+        torch.cuda.reset_peak_memory_stats(settings.device)
+        before = torch.cuda.memory_allocated(settings.device)
+        layer.step(one, on, "forward+backward")
+    return torch.cuda.max_memory_allocated(settings.device) - before
 
 
 def _in_a_process(settings: Settings, shape: Shape, dtype: str, mask: str, p: float, side: str) -> int:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ...masks import BlockMask
+from ...masks import BlockMask, Kind
 from ...ops.flops import kept_multiply_adds
 from ..settings import DTYPES, Settings, Shape
 
@@ -42,11 +42,11 @@ class Masks(NamedTuple):
     drop_out: BlockMask | None
 
     @staticmethod
-    def draw(settings: Settings, shape: Shape, mask: str, p: float | Tensor) -> Masks:
+    def draw(settings: Settings, shape: Shape, mask: str, p: float | Tensor, kind: Kind = "bernoulli") -> Masks:
         def one(side: str, cols: int) -> BlockMask | None:
             if mask not in (side, "both"):
                 return None
-            return BlockMask.draw(shape.m, cols, p, block=settings.block, kind=settings.kind, device=settings.device)
+            return BlockMask.draw(shape.m, cols, p, block=settings.block, kind=kind, device=settings.device)
 
         return Masks(one("in", shape.k), one("out", shape.n))
 

@@ -12,7 +12,8 @@ from ...ops.layout import layout
 from . import device as devices
 from .kernel import add_parts, matmul
 from .start import Start
-from .tiles import Problem, Tile, ceil_div, choose
+from .tiles import Problem, ceil_div
+from .tuned import tile_for
 
 _ADD_SIZE = 1024
 _WORTH_COPYING = 2**20
@@ -104,8 +105,9 @@ class Spec(NamedTuple):
 class Launch:
     """A product or reduction, ready but for its tensors."""
 
-    def __init__(self, spec: Spec, tile: Tile | None = None) -> None:
-        self.tile = tile = choose(spec.problem()) if tile is None else tile
+    def __init__(self, spec: Spec) -> None:
+        self.problem = spec.problem()
+        self.tile = tile = tile_for(self.problem)
         self.reduction = spec.reduction
         self.copy_a, self.copy_b = _wants_copy(spec, spec.a), _wants_copy(spec, spec.b)
         a = spec.a.copied() if self.copy_a else spec.a

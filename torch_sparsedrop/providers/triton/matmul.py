@@ -103,6 +103,11 @@ def _remember(key: Any, spec: Spec) -> Launch:
     return launch
 
 
+def forget() -> None:
+    """Every launch, so that the next ones choose their tiles again."""
+    _known.clear()
+
+
 def _common(x: Tensor) -> tuple[torch.device, torch.dtype, str]:
     ieee = x.dtype == torch.float32 and not devices.tf32()
     return x.device, x.dtype, "ieee" if ieee else "tf32"
