@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from torch_sparsedrop.bench.models.entrant import Entrant, Which
 from torch_sparsedrop.bench.record import Record
 from torch_sparsedrop.bench.rows import Row, efficiency, timed_rows
 from torch_sparsedrop.bench.settings import Settings, Shape
-from torch_sparsedrop.bench.timing import HostTimer, Quartiles, Sample, Side, Turn, interleave, same
+from torch_sparsedrop.bench.timing import HostTimer, Quartiles, Sample, Side, Turn, interleave, same, timer_for
 from torch_sparsedrop.bench.workloads import WORKLOADS, layer, memory, mlp, peers
 from torch_sparsedrop.bench.workloads.job import TimedJob
 from torch_sparsedrop.bench.workloads.operands import Masks, Operands
@@ -419,3 +420,56 @@ def test_an_entrant_in_a_process_of_its_own() -> None:
         for runner in (good, bad, late):
             runner.close()
     assert not good.process.is_alive()
+
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize("phase", layer.PHASES)
+def test_captured_layers_draw_fresh_masks_and_know_them(phase: str) -> None:
+    at, shape = settings(device="cuda"), Shape(256, 192, 320)
+    side = layer.sides(at, shape, "float32", "in", phase + layer.GRAPH)[-1]
+    gc.collect()
+    poison = [torch.full((size,), torch.nan, device="cuda") for size in (1, 16, 2**12, 2**16, 2**20) for _ in range(64)]
+    on = Operands.make(shape, "float32", "cuda")
+    kept = []
+    for turn in range(4):
+        call, share = side.prepare(turn)
+        y = call()
+        torch.manual_seed(turn)
+        drop = Masks.draw(at, shape, "in", torch.tensor(0.5, device="cuda")).drop_in
+        assert drop is not None
+        if phase == "forward":
+            torch.testing.assert_close(y, (on.x * drop.dense() * 2) @ on.weight.t() + on.bias, rtol=1e-4, atol=1e-3)
+        else:
+            expected = (on.grad @ on.weight) * drop.dense() * 2
+            torch.testing.assert_close(y[0], expected, rtol=1e-4, atol=1e-3)  # type: ignore[index]
+        kept.append(share)
+    assert len(set(kept)) > 1
+    del poison
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_clocks_of_a_gpu() -> None:
+    timer = timer_for("cuda")
+
+    def call() -> None:
+        torch.cuda._sleep(20_000_000)
+
+    timed = {clock: timer.seconds(call, 2, clock) for clock in ("device", "step", "host")}
+    assert timed["device"] == pytest.approx(timed["step"], rel=0.2)
+    assert 0.008 < timed["device"] < 0.06
+    assert timed["host"] < 0.002
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_memory_of_a_gpu() -> None:
+    job = memory.MemoryJob(
+        settings(device="cuda", block=(128, 128), p=(0.5,)), "float32", Shape(2048, 2048, 2048), "in"
+    )
+    peak = {row.side: row.peak_bytes or 0 for row in job.run(HostTimer(), lambda: None)}
+    assert peak["sparsedrop"] < peak["dense"] + 2**20 < peak["dropout"]

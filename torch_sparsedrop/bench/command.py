@@ -83,7 +83,12 @@ def add_parser(commands: Any) -> None:
     out("--json", type=Path, metavar="FILE", help="write settings, machine and rows, as they come")
     out("--append", action="store_true", help="to the runs that are in --json's file already")
     out("--png", type=Path, metavar="FILE", help="draw time, or for gemm efficiency, against p")
-    out("--profile", type=Path, metavar="FOLDER", help="for model: the kernels of a step of each side")
+    out(
+        "--profile",
+        type=Path,
+        metavar="FOLDER",
+        help="for model: a step's kernels, where SparseDrop is slower than dropout",
+    )
     parser.set_defaults(run=run)
 
 

@@ -139,7 +139,10 @@ def timer_for(device: str) -> Timer:
 
 
 def captured(call: Callable[[], object]) -> Callable[[], object]:
-    """``call`` as a CUDA graph. Replays draw what the call would draw from the generator's state at that time."""
+    """``call`` as a CUDA graph; its replay returns the same tensors each time, filled anew.
+
+    Replays draw what the call would draw from the generator's state at that time.
+    """
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -148,8 +151,14 @@ def captured(call: Callable[[], object]) -> Callable[[], object]:
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        call()
-    return graph.replay
+        made = call()
+
+    def replay() -> object:
+        graph.replay()
+        return made
+
+    replay.reads = call  # type: ignore[attr-defined]  # a graph does not keep alive what it reads
+    return replay
 
 
 def interleave(

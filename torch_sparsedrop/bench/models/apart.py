@@ -5,10 +5,12 @@ A process holds one model, so that its peak of memory and its compiler's state a
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import multiprocessing
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from typing import Any, Protocol
@@ -29,15 +31,16 @@ class Runner(Protocol):
 
 
 class Apart:
-    """An entrant at the other end of a pipe."""
+    """An entrant at the other end of a pipe. ``threads`` is how many workers its compiler may start."""
 
-    def __init__(self, settings: Settings, which: Which, deadline: float | None) -> None:
+    def __init__(self, settings: Settings, which: Which, deadline: float | None, threads: int = 1) -> None:
         context = multiprocessing.get_context("spawn")
         self.which = which
         self.deadline = deadline
         self.pipe, other = context.Pipe()
         self.process = context.Process(target=_serve, args=(other, settings, which), daemon=True)
-        self.process.start()
+        with _environment("TORCHINDUCTOR_COMPILE_THREADS", str(threads)):
+            self.process.start()
         other.close()
         self.late: TimeoutError | None = None
 
@@ -94,7 +97,6 @@ class Here:
 
 def _serve(pipe: Connection, settings: Settings, which: Which) -> None:
     """Compiles at once, then answers what it is asked."""
-    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "2")
     entrant: Entrant | None = None
     try:
         entrant = patient(lambda: Entrant(replace(settings, threads=1), which))
@@ -114,6 +116,18 @@ def _answer(entrant: Entrant | None, asked: str) -> tuple[str, Any]:
         return "done", patient(getattr(entrant, asked))
     except Exception as error:
         return "failed", _line(error)
+
+
+@contextlib.contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    """For processes started inside; what the user set stays."""
+    ours = name not in os.environ
+    os.environ.setdefault(name, value)
+    try:
+        yield
+    finally:
+        if ours:
+            del os.environ[name]
 
 
 def _line(error: Exception) -> str:

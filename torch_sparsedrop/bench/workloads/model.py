@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 
+from ...cli.machine import cpu
 from ..models import MODELS
 from ..models.apart import Apart, Here, Runner
 from ..models.entrant import Ready, Which
@@ -33,8 +34,10 @@ def jobs(settings: Settings) -> list[Job]:
 
     @functools.cache
     def compile_all() -> None:
+        # Left to itself, each compiler starts as many workers as there are cores.
+        threads = max(1, cpu()["cores"] // sum(len(job.entrants()) for job in made))
         for job in made:
-            job.start()
+            job.start(threads)
         for job in made:  # nobody is timed while others still compile
             job.wait()
 
@@ -77,11 +80,13 @@ class ModelJob:
         finally:
             self.close()
 
-    def start(self) -> None:
+    def start(self, threads: int = 1) -> None:
         """Lets the entrants compile, where they do that by themselves."""
         for which in self.entrants():
-            apart = self.settings.gpu
-            self.runners[which] = Apart(self.settings, which, self.deadline) if apart else Here(self.settings, which)
+            if self.settings.gpu:
+                self.runners[which] = Apart(self.settings, which, self.deadline, threads)
+            else:
+                self.runners[which] = Here(self.settings, which)
 
     def wait(self) -> None:
         """Until all entrants are ready, or have failed, which `_race` will meet again."""
@@ -102,9 +107,9 @@ class ModelJob:
         samples = interleave(
             list(ready), _Told(), rounds=self.settings.masks, warmup=self.settings.warmup, clock="step", tick=tick
         )
-        self._profile()
         key = {"what": "model", "subject": self._subject(), "dtype": self.dtype, "phase": self._phase()}
         rows = timed_rows(samples, **key)
+        self._profile(rows)
         return [
             replace(row, peak_bytes=found.peak_bytes, note=found.note)
             for row, found in zip(rows, ready.values(), strict=True)
@@ -119,11 +124,13 @@ class ModelJob:
     def _phase(self) -> str:
         return "forward+backward+optimizer" if self.settings.optimizer else "forward+backward"
 
-    def _profile(self) -> None:
+    def _profile(self, rows: list[Row]) -> None:
+        """Why a converted model is slower than it was: where its time goes, and where it went."""
+        slower = {row.p for row in rows if row.side == "converted" and row.relative["dropout"].median > 1}
         if self.settings.profile is None:
             return
         for which, runner in self.runners.items():
-            if which.side not in ("dropout", "converted"):
+            if which.side not in ("dropout", "converted") or which.p not in slower:
                 continue
             name = "-".join(filter(None, (which.model, which.dtype, which.side, f"{which.p:g}", which.kind)))
             Path(self.settings.profile, f"{name}.txt").write_text(runner.profile())
