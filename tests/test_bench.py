@@ -468,8 +468,7 @@ def test_clocks_of_a_gpu() -> None:
 @pytest.mark.gpu
 @needs_gpu
 def test_memory_of_a_gpu() -> None:
-    job = memory.MemoryJob(
-        settings(device="cuda", block=(128, 128), p=(0.5,)), "float32", Shape(2048, 2048, 2048), "in"
-    )
+    at = settings(device="cuda", block=(128, 128), p=(0.5,))
+    job = memory.MemoryJob(at, "float32", Shape(2048, 2048, 2048), "in")
     peak = {row.side: row.peak_bytes or 0 for row in job.run(HostTimer(), lambda: None)}
     assert peak["sparsedrop"] < peak["dense"] + 2**20 < peak["dropout"]

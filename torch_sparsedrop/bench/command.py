@@ -87,7 +87,7 @@ def add_parser(commands: Any) -> None:
         "--profile",
         type=Path,
         metavar="FOLDER",
-        help="for model: a step's kernels, where SparseDrop is slower than dropout",
+        help="for model: the kernels of a step of each side",
     )
     parser.set_defaults(run=run)
 

@@ -48,7 +48,9 @@ class Entrant:
         known = MODELS[which.model]
         batch, length = known.small_size if settings.small else known.size
         torch.manual_seed(0)
-        self.model = known.build(0.0 if which.side == "none" else which.p, settings.small).to(self.device).train()
+        with self.device:  # a large model's numbers are drawn faster there
+            model = known.build(0.0 if which.side == "none" else which.p, settings.small)
+        self.model = model.to(self.device).train()
         made = known.batch(settings.batch or batch, settings.length or length, settings.small)
         self.batch = {name: tensor.to(self.device) for name, tensor in made.items()}
         self.note = self._take_side()

@@ -109,7 +109,7 @@ class ModelJob:
         )
         key = {"what": "model", "subject": self._subject(), "dtype": self.dtype, "phase": self._phase()}
         rows = timed_rows(samples, **key)
-        self._profile(rows)
+        self._profile()
         return [
             replace(row, peak_bytes=found.peak_bytes, note=found.note)
             for row, found in zip(rows, ready.values(), strict=True)
@@ -124,14 +124,11 @@ class ModelJob:
     def _phase(self) -> str:
         return "forward+backward+optimizer" if self.settings.optimizer else "forward+backward"
 
-    def _profile(self, rows: list[Row]) -> None:
-        """Why a converted model is slower than it was: where its time goes, and where it went."""
-        slower = {row.p for row in rows if row.side == "converted" and row.relative["dropout"].median > 1}
+    def _profile(self) -> None:
+        """Where each side's time goes."""
         if self.settings.profile is None:
             return
         for which, runner in self.runners.items():
-            if which.side not in ("dropout", "converted") or which.p not in slower:
-                continue
             name = "-".join(filter(None, (which.model, which.dtype, which.side, f"{which.p:g}", which.kind)))
             Path(self.settings.profile, f"{name}.txt").write_text(runner.profile())
 
