@@ -72,7 +72,10 @@ def save(
                 axis.remove()
             for axis, panel in zip(own, line, strict=False):
                 panel.draw(axis, panel.rows)
-                axis.set(title=panel.title, xlabel="p")
+                axis.set_title(panel.title)
+                if panel.draw is bars:
+                    continue
+                axis.set_xlabel("p")
                 axis.set_ylim(bottom=0)
                 if panel.draw not in explained:
                     axis.legend(loc="lower left", fontsize=8)
@@ -100,6 +103,18 @@ def times(axis: Any, rows: Sequence[Row]) -> None:
                 f"{label}, balanced" if balanced else label, style,
             )  # fmt: skip
     axis.set_ylabel("ms")
+
+
+def bars(axis: Any, rows: Sequence[Row]) -> None:
+    """Milliseconds of each side, with quartiles, where there is a single p."""
+    own = [row for name in reversed(SIDES) for row in rows if row.side == name and row.seconds]
+    for row in own:
+        assert row.seconds is not None
+        median, low, high = (value * 1e3 for value in row.seconds)
+        color, _, label = SIDES[row.side]
+        label = f"{label}, {row.kind}" if row.kind == "balanced" else label
+        axis.barh(label, median, xerr=[[median - low], [high - median]], color=color, height=0.6)
+    axis.set(xlabel="ms", xlim=(0, None))
 
 
 def efficiencies(axis: Any, rows: Sequence[Row]) -> None:
@@ -131,4 +146,9 @@ def _lines(rows: Sequence[Row]) -> list[list[Panel]]:
         panel = Panel(draw, f"{row.phase}{place}\n{row.subject}, {row.dtype}", [])
         line = lines.setdefault((row.what, row.subject, row.dtype, mask), {})
         line.setdefault(row.phase, panel).rows.append(row)
-    return [list(line.values()) for line in lines.values()]
+    return [[_with_bars(panel) for panel in line.values()] for line in lines.values()]
+
+
+def _with_bars(panel: Panel) -> Panel:
+    single = len({row.p for row in panel.rows if row.p is not None}) == 1
+    return panel._replace(draw=bars) if panel.draw is times and single else panel

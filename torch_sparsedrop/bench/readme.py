@@ -143,6 +143,7 @@ SECTIONS: dict[str, Callable[[Path], str]] = {
 PLOTS = {
     "cpu.png": ("cpu.json", ["layer"], ["forward+backward"]),
     "h200.png": ("h200.json", ["layer"], ["forward+backward"]),
+    "h200-models.png": ("h200.json", ["model"], ["forward+backward"]),
 }
 
 
