@@ -17,7 +17,7 @@ SIDES = {
     "none": ("#4c566a", "--", "no dropout"),
     "dropout": ("#c05a2e", "--", "with F.dropout"),
     "dropout compiled": ("#c05a2e", ":", "with F.dropout, compiled"),
-    "elsewhere": ("#8a6d3b", ":", "dropout only where it is not fused"),
+    "elsewhere": ("#8a6d3b", ":", "unfused dropout only"),
     "block mask": ("#9a7bb5", "--", "block mask + F.linear"),
     "block mask compiled": ("#9a7bb5", ":", "block mask + F.linear, compiled"),
     "bsr": ("#7a8f3c", "--", "torch BSR"),
@@ -25,6 +25,7 @@ SIDES = {
     "sparsedrop": (OURS, "-", "SparseDrop"),
     "converted": (OURS, "-", "SparseDrop"),
 }
+DRAWN = ("layer", "gemm", "mlp", "model")
 MASKS = {"in": OURS, "out": "#c05a2e", "both": "#3b8f5a"}
 STYLE = {
     "axes.spines.top": False,
@@ -51,9 +52,9 @@ def save(
 
     ``phases`` and ``what`` pick some. With a single one, the panels fill lines of four.
     """
-    rows = [row for record in records for row in record.rows]
-    rows = [row for row in rows if phases is None or row.phase in phases]
-    lines = _lines([row for row in rows if what is None or row.what in what])
+    chosen = [(record, row) for record in records for row in record.rows if row.what in (what or DRAWN)]
+    chosen = [(record, row) for record, row in chosen if phases is None or row.phase in phases]
+    lines = _lines([row for _, row in chosen])
     if not lines:
         raise UsageError("--png draws layer, gemm, mlp and model rows, and there are none")
     if all(len(line) == 1 for line in lines):
@@ -80,7 +81,9 @@ def save(
                 if panel.draw not in explained:
                     axis.legend(loc="lower left", fontsize=8)
                     explained.add(panel.draw)
-        figure.supxlabel("\n".join(dict.fromkeys(record.machine() for record in records)), fontsize=7, color="#666666")
+        figure.supxlabel(
+            "\n".join(dict.fromkeys(record.machine() for record, _ in chosen)), fontsize=7, color="#666666"
+        )
         figure.savefig(path, dpi=110)
         pyplot.close(figure)
 
@@ -115,6 +118,7 @@ def bars(axis: Any, rows: Sequence[Row]) -> None:
         label = f"{label}, {row.kind}" if row.kind == "balanced" else label
         axis.barh(label, median, xerr=[[median - low], [high - median]], color=color, height=0.6)
     axis.set(xlabel="ms", xlim=(0, None))
+    axis.grid(visible=False, axis="y")
 
 
 def efficiencies(axis: Any, rows: Sequence[Row]) -> None:
@@ -139,11 +143,12 @@ def _curve(
 def _lines(rows: Sequence[Row]) -> list[list[Panel]]:
     lines: dict[tuple[str, ...], dict[str, Panel]] = {}
     for row in rows:
-        if row.what not in ("layer", "gemm", "mlp", "model"):
-            continue
         draw, mask = (efficiencies, "") if row.what == "gemm" else (times, row.mask)
         place = f", mask {mask}" if mask else ""
-        panel = Panel(draw, f"{row.phase}{place}\n{row.subject}, {row.dtype}", [])
+        title = (
+            f"{row.subject}\n{row.phase}" if row.what == "model" else f"{row.phase}{place}\n{row.subject}, {row.dtype}"
+        )
+        panel = Panel(draw, title, [])
         line = lines.setdefault((row.what, row.subject, row.dtype, mask), {})
         line.setdefault(row.phase, panel).rows.append(row)
     return [[_with_bars(panel) for panel in line.values()] for line in lines.values()]

@@ -14,7 +14,7 @@ from .timing import Quartiles
 
 NAMES = {
     "dense": "F.linear", "dropout": "with F.dropout", "sparsedrop": "SparseDrop", "none": "no dropout",
-    "elsewhere": "dropout only where it is not fused", "converted": "SparseDrop", "draw": "draw and plan",
+    "elsewhere": "unfused dropout only", "converted": "SparseDrop", "draw": "draw and plan",
 }  # fmt: skip
 SHORT = {"dense": "of F.linear", "dropout": "of dropout", "dropout compiled": "of dropout compiled",
          "none": "of no dropout", "elsewhere": "of elsewhere", "narrowed": "of narrowed"}  # fmt: skip
