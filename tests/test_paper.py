@@ -89,6 +89,43 @@ def test_a_run_cut_at_every_evaluation_equals_a_whole_one(
     assert train("again.jsonl", used, math.inf) == whole
 
 
+def test_methods_start_from_the_same_weights(paper: Any, folder: Path) -> None:
+    data, task = paper.data.load("cifar10", folder, torch.device("cpu")), paper.tasks.TASKS["cifar10"].smoke()
+    firsts = []
+    for method in paper.tasks.METHODS:
+        trainer = paper.training.Trainer(task, method, (16, 16), data, "fp32")
+        trainer.start(7, 0.3)
+        firsts.append([p.detach().clone() for p in trainer.model.parameters()])
+        # Nothing is left of the step that made the optimiser's moments.
+        assert not any(moment.any() for moment in trainer.tensors()[len(firsts[-1]) :])
+    for other in firsts[1:]:
+        assert all(map(torch.equal, firsts[0], other))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.parametrize("method", ["dropout", "bernoulli", "balanced"])
+def test_a_captured_step_draws_new_masks_by_the_p_of_now(paper: Any, folder: Path, method: str) -> None:
+    data = paper.data.load("mnist", folder, torch.device("cuda"))
+    task = replace(paper.tasks.TASKS["mlp"].smoke(), lr=0.0)
+    trainer = paper.training.Trainer(task, method, (16, 16), data)
+    index = torch.arange(task.batch, device="cuda")
+
+    def losses(p: float, steps: int = 6) -> list[float]:
+        found = []
+        trainer.start(0, p)
+        for _ in range(steps):
+            trainer.step(index)
+            found.append(trainer.mean_loss(1))
+        return found
+
+    random = losses(0.5)
+    assert len(set(random)) == 6
+    assert losses(0.5) == random
+    assert len(set(losses(0.0))) == 1
+    assert losses(0.0)[0] == pytest.approx(trainer.evaluate(index).loss, rel=1e-2)
+
+
 def test_early_stopping(paper: Any, tmp_path: Path) -> None:
     """By a trainer that plays back scores and whose only weight is the number of steps done."""
 

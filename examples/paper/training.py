@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -96,7 +97,7 @@ class Trainer:
         self.optimizer.step()
         self.total += loss.detach()
 
-    def _capture(self):
+    def _capture(self) -> Callable[[], None]:
         """The step as a CUDA graph. Its random numbers still come from PyTorch's generator, new at every replay."""
         beside = torch.cuda.Stream()
         beside.wait_stream(torch.cuda.current_stream())
