@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from dataclasses import replace
@@ -91,15 +92,28 @@ def test_a_run_cut_at_every_evaluation_equals_a_whole_one(
 
 def test_methods_start_from_the_same_weights(paper: Any, folder: Path) -> None:
     data, task = paper.data.load("cifar10", folder, torch.device("cpu")), paper.tasks.TASKS["cifar10"].smoke()
-    firsts = []
+    firsts, scores = [], set()
     for method in paper.tasks.METHODS:
         trainer = paper.training.Trainer(task, method, (16, 16), data, "fp32")
         trainer.start(7, 0.3)
         firsts.append([p.detach().clone() for p in trainer.model.parameters()])
         # Nothing is left of the step that made the optimiser's moments.
         assert not any(moment.any() for moment in trainer.tensors()[len(firsts[-1]) :])
+        scores.add(trainer.evaluate(torch.arange(16)))
     for other in firsts[1:]:
         assert all(map(torch.equal, firsts[0], other))
+    # Evaluation drops nothing: equal weights score equally.
+    assert len(scores) == 1
+
+
+def test_every_epoch_has_an_order_of_its_own(paper: Any, folder: Path, tmp_path: Path) -> None:
+    task = paper.tasks.TASKS["mlp"].smoke()
+    trainer = paper.training.Trainer(task, "dense", None, paper.data.load("mnist", folder, torch.device("cpu")), "fp32")
+    run = paper.runs.Run(trainer, paper.logs.Log(tmp_path / "log.jsonl", {}), 0, 0.0)
+    first, second = (torch.cat([run._batch(step), run._batch(step + 1)]) for step in (0, 2))
+    assert torch.equal(first.sort().values, run.train.sort().values)
+    assert torch.equal(second.sort().values, run.train.sort().values)
+    assert not torch.equal(first, second)
 
 
 @pytest.mark.gpu
@@ -136,12 +150,15 @@ def test_early_stopping(paper: Any, tmp_path: Path) -> None:
         def __init__(self, monitor: str, values: list[float]) -> None:
             small = {"epochs": 2, "train": 8, "batch": 2, "eval_every": 1, "patience": 2}
             self.task = replace(paper.tasks.TASKS["gpt"], monitor=monitor, **small)
-            self.values = iter(values)
+            self.values = values
             self.weight = torch.zeros(())
             self.model = SimpleNamespace(parameters=lambda: [self.weight])
 
         def start(self, seed: int, p: float) -> None:
-            pass
+            self.weight.zero_()
+
+        def tensors(self) -> list[torch.Tensor]:
+            return [self.weight]
 
         def step(self, index: torch.Tensor) -> None:
             self.weight += 1
@@ -152,12 +169,18 @@ def test_early_stopping(paper: Any, tmp_path: Path) -> None:
         def evaluate(self, index: torch.Tensor) -> Any:
             if len(index) == 2:
                 return paper.training.Score(self.weight.item(), 0.5)
-            value = next(self.values)
+            value = self.values[int(self.weight) - 1]
             return paper.training.Score(value, -value)
 
     def finish(name: str, monitor: str, values: list[float]) -> dict[str, Any]:
-        run = paper.runs.Run(Playback(monitor, values), paper.logs.Log(tmp_path / name, {}), 0, 0.0)
-        return run.finish(lambda *_: None)
+        """The end of the run, whole and cut after every evaluation."""
+        playback = Playback(monitor, values)
+        whole = paper.runs.Run(playback, paper.logs.Log(tmp_path / name, {}), 0, 0.0).finish(lambda *_: None)
+        while True:
+            cut = paper.logs.Log(tmp_path / f"cut-{name}", {})
+            with contextlib.suppress(paper.runs.Interrupted):
+                assert untimed([paper.runs.Run(playback, cut, 0, 0.0).finish(lambda *_: None, 0.0)]) == untimed([whole])
+                return whole
 
     end = finish("loss.jsonl", "loss", [3.0, 2.0, 2.0, 2.5, 1.0])
     assert (end["end"], end["best_step"], end["steps"]) == ("patience", 2, 4)
@@ -215,11 +238,17 @@ def test_a_block_of_rows_is_half_an_image(paper: Any) -> None:
     assert horizontal[64:128].min() == 16
 
 
-def test_dropout_drops_and_scales(paper: Any) -> None:
+@pytest.mark.parametrize("compiled", [False, True])
+def test_dropout_drops_and_scales(paper: Any, fresh_compiler: None, compiled: bool) -> None:
     layer = paper.layers.linear_for("dropout", None)(64, 64)
     torch.nn.init.eye_(layer.weight)
-    paper.layers.set_p(layer, 0.3)
-    y = layer(torch.ones(1000, 64))
-    torch.testing.assert_close(y.unique(), torch.tensor([0.0, 1 / 0.7]))
-    assert y.mean().item() == pytest.approx(1, abs=0.02)
+    if compiled:
+        layer.compile(backend="aot_eager", dynamic=False)
+    for p in (0.3, 0.6):
+        paper.layers.set_p(layer, p)
+        y = layer(torch.ones(2000, 64))
+        torch.testing.assert_close(y.unique(), torch.tensor([0.0, 1 / (1 - p)]))
+        assert y.mean().item() == pytest.approx(1, abs=0.02)
     assert torch.equal(layer.eval()(torch.ones(1, 64)), torch.ones(1, 64))
+    # Training and evaluation, but not each p.
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2 * compiled

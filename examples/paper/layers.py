@@ -17,20 +17,23 @@ MakeLinear = Callable[[int, int], nn.Module]
 class Dropout(nn.Linear):
     """Dropout on the input, then a linear layer without bias.
 
-    p lies in a buffer, as in `sparsedrop.nn`, so that one compiled step serves every p; the compiler makes the same
-    kernel of this as of `F.dropout`.
+    Compiled, p is read from a buffer, as in `sparsedrop.nn`, so that one compiled step serves every p; the compiler
+    makes the same kernel of it as of `F.dropout`, which reads p as a number.
     """
 
-    p: Tensor
+    buffer: Tensor
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(inputs, outputs, bias=False)
-        self.register_buffer("p", torch.zeros(()), persistent=False)
+        self.register_buffer("buffer", torch.zeros(()), persistent=False)
+        self.p = 0.0
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.training:
-            keep = torch.rand_like(x, dtype=torch.float32) >= self.p
-            x = torch.where(keep, x / (1 - self.p), 0).to(x.dtype)
+        if self.training and torch.compiler.is_compiling():
+            keep = torch.rand_like(x, dtype=torch.float32) >= self.buffer
+            x = torch.where(keep, x / (1 - self.buffer), 0).to(x.dtype)
+        elif self.training:
+            x = F.dropout(x, self.p)
         return F.linear(x, self.weight)
 
 
@@ -49,6 +52,7 @@ def set_p(model: nn.Module, p: float) -> None:
     """Fills buffers: nothing is compiled or captured again."""
     for layer in model.modules():
         if isinstance(layer, Dropout):
-            layer.p.fill_(p)
+            layer.p = p
+            layer.buffer.fill_(p)
         elif isinstance(layer, sparsedrop.nn.DropoutLinear):
             layer.p = p
