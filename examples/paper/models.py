@@ -113,7 +113,10 @@ MODELS = {"mlp": MLP, "vit": ViT, "gpt": GPT}
 
 
 def compile_blocks(model: nn.Module) -> None:
-    """Each block alone, so that equal blocks are compiled once; they run compiled in training only."""
+    """Each block alone, so that equal blocks are compiled once."""
+    # Methods and tasks share the code of a block; one that ran uncompiled beside compiled ones would compare nothing.
+    torch._dynamo.config.recompile_limit = 64
+    torch._dynamo.config.fail_on_recompile_limit_hit = True
     for part in getattr(model, "blocks", [model]):
         part.compile(dynamic=False)
 
