@@ -83,7 +83,8 @@ def what_ran(all_results: Sequence[Results]) -> str:
             if way[0] != "dense"
         )
         lines.append(
-            f"- {results.task.title}: {len(found['runs'])} runs ({grid}), {found['config']['precision']}; "
+            f"- {results.task.title}: {len(found['runs'])} runs ({grid}), {found['config']['precision']}, "
+            f"{sum(run['seconds'] for run in found['runs']) / 60:.1f} minutes of training steps; "
             f"{'; '.join(found['machines'])}.{note}"
         )
     return "\n".join(lines) or "Nothing has been run yet."

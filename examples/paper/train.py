@@ -1,7 +1,7 @@
 """Runs the paper's experiments: one task or several, method by method, p by p, seed by seed.
 
     python examples/paper/train.py mlp --data DATA                         all methods, the paper's p, one seed
-    python examples/paper/train.py mlp gpt cifar10 --data DATA --tier 1    about half an hour on a fast GPU
+    python examples/paper/train.py mlp gpt cifar10 --data DATA --tier 1    the first of three selections
     python examples/paper/train.py gpt --data DATA --method dropout balanced --p 0.3 --seed 0 1 2 --block 64x64
 
 Finished runs are kept, unfinished ones go on from their last checkpoint: repeat the command to continue.

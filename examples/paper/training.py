@@ -105,6 +105,8 @@ class Trainer:
             for _ in range(3):
                 self._step()
         torch.cuda.current_stream().wait_stream(beside)
+        # Gradients must be allocated by the capture, whose memory stays.
+        self.optimizer.zero_grad()
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             self._step()
