@@ -45,6 +45,7 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", type=torch.device, default=torch.device(device))
     parser.add_argument("--precision", choices=("bf16", "fp32"), help="default: bf16 on a GPU, fp32 elsewhere")
     parser.add_argument("--block", nargs="+", type=block, metavar="ROWSxCOLUMNS", help="default: 128x128")
+    parser.add_argument("--no-graph", dest="graph", action="store_false", help="on a GPU: no CUDA graph of the step")
     parser.add_argument("--smoke", action="store_true", help="tiny sizes, to see that it works")
 
 
@@ -79,18 +80,19 @@ class Session:
     def __init__(self, name: str, options: argparse.Namespace) -> None:
         self.task: Task = TASKS[name].smoke() if options.smoke else TASKS[name]
         self.precision = options.precision or ("bf16" if options.device.type == "cuda" else "fp32")
+        self.graph = options.graph and options.device.type == "cuda"
         self.data: Data = load(self.task.data, options.data, options.device)
         self.trainers: dict[tuple[str, Block | None], Trainer] = {}
 
     def trainer(self, method: str, block: Block | None) -> Trainer:
         if (method, block) not in self.trainers:
-            self.trainers[method, block] = Trainer(self.task, method, block, self.data, self.precision)
+            self.trainers[method, block] = Trainer(self.task, method, block, self.data, self.precision, self.graph)
         return self.trainers[method, block]
 
     def config(self, method: str, block: Block | None, p: float, seed: int) -> dict[str, object]:
         chosen = {"method": method, "block": block, "p": p, "seed": seed, "precision": self.precision}
-        device = self.data.inputs.device.type
-        return {**asdict(self.task), **chosen, "device": device, "files": self.data.digest}
+        how = {"device": self.data.inputs.device.type, "graph": self.graph, "files": self.data.digest}
+        return {**asdict(self.task), **chosen, **how}
 
 
 def train(options: argparse.Namespace) -> None:

@@ -23,7 +23,9 @@ class Score(NamedTuple):
 class Trainer:
     """Trains one method on one task. On a GPU a whole step, mask draws and optimiser included, is one CUDA graph."""
 
-    def __init__(self, task: Task, method: str, block: Block | None, data: Data, precision: str = "bf16") -> None:
+    def __init__(
+        self, task: Task, method: str, block: Block | None, data: Data, precision: str = "bf16", graph: bool = True
+    ) -> None:
         self.task, self.data = task, data
         self.device = data.inputs.device
         cuda = self.device.type == "cuda"
@@ -40,10 +42,8 @@ class Trainer:
         set_p(self.model, 0.5)
         if cuda:
             compile_blocks(self.model)
-            self._run = self._capture()
-        else:
-            self._step()
-            self._run = self._step
+        self._step()
+        self._run = self._capture() if cuda and graph else self._step
 
     def start(self, seed: int, p: float) -> None:
         """Fresh weights, empty moments, and a generator that only ``seed`` decides."""
