@@ -1,0 +1,146 @@
+"""Turns logs into results, and results into the tables and pictures of README.md.
+
+python examples/paper/report.py --logs out/paper     collects the logs into results/, then writes README.md anew
+python examples/paper/report.py                      only the second
+python examples/paper/report.py --check              changes nothing; fails where README.md is not up to date
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import figures
+from logs import read
+from summary import Results, label
+from tables import SECTIONS
+from tasks import TASKS, UserError
+
+from torch_sparsedrop.cli import machine
+
+HERE = Path(__file__).parent
+SECTION = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+OWN = ("method", "block", "p", "seed")
+
+
+def collect(name: str, folder: Path) -> dict[str, Any] | None:
+    """The finished runs of one task, their shared configuration, and the curves of those that the tables show."""
+    runs, curves, shared, machines = [], {}, None, []
+    for path in sorted(folder.glob("*.jsonl")):
+        records = read(path)
+        if not records or "end" not in records[-1]:
+            continue
+        config = records[0]["config"]
+        rest = {key: value for key, value in config.items() if key not in OWN}
+        shared = shared or rest
+        if rest != shared:
+            changed = [key for key in rest if rest[key] != shared.get(key)]
+            raise UserError(
+                f"{path} differs from the other logs in {', '.join(changed)}: one folder, one configuration"
+            )
+        runs.append({**{key: config[key] for key in OWN}, **records[-1]})
+        curves[path.stem] = [[r["step"], r["seconds"], r["train_loss"], r["loss"]] for r in records[1:-1]]
+        machines.append(machine.line(config["device"], found=records[0]["machine"]))
+    if not runs:
+        return None
+    found = {"task": name, "config": shared, "machines": sorted(set(machines)), "runs": runs, "curves": {}}
+    times = folder / "times.json"
+    if times.exists():
+        found["times"] = json.loads(times.read_text())
+    results = Results(found)
+    stems = {tuple(map(str, (run[key] for key in OWN))): stem for run, stem in zip(runs, curves, strict=True)}
+    for way in results.ways():
+        run = results.best(way)[0]
+        rows = curves[stems[tuple(str(run[key]) for key in OWN)]]
+        found["curves"][label(way)] = {"p": run["p"], "seed": run["seed"], "rows": rows}
+    return found
+
+
+def load(folder: Path) -> list[Results]:
+    files = [folder / f"{name}.json" for name in TASKS]
+    return [Results(json.loads(file.read_text())) for file in files if file.exists()]
+
+
+def what_ran(all_results: Sequence[Results]) -> str:
+    """Runs, machine and version; and every setting in which a run was not the paper's."""
+    lines = []
+    for results in all_results:
+        found, own = results.found, asdict(results.task)
+        changed = [
+            f"{key} = {found['config'].get(key)} for {own[key]}" for key in own if found["config"].get(key) != own[key]
+        ]
+        note = f" **Not the experiment as described: {', '.join(changed)}.**" if changed else ""
+        grid = "; ".join(
+            f"{label(way)}: p = {', '.join(f'{p:g}' for p in sorted(results.runs[way]))}, "
+            f"{len(results.best(way))} seeds"
+            for way in results.ways()
+            if way[0] != "dense"
+        )
+        lines.append(
+            f"- {results.task.title}: {len(found['runs'])} runs ({grid}), {found['config']['precision']}, "
+            f"{sum(run['seconds'] for run in found['runs']) / 60:.1f} minutes of training steps; "
+            f"{'; '.join(found['machines'])}.{note}"
+        )
+    return "\n".join(lines) or "Nothing has been run yet."
+
+
+def fill(text: str, all_results: Sequence[Results]) -> str:
+    """``text`` with every section made anew."""
+    sections = {**SECTIONS, "runs": what_ran, "figures": pictures}
+
+    def section(match: re.Match[str]) -> str:
+        if match[2] not in sections:
+            raise UserError(f"no section is called {match[2]!r}; there are {', '.join(sections)}")
+        return f"{match[1]}{sections[match[2]](all_results)}\n{match[3]}"
+
+    return SECTION.sub(section, text)
+
+
+def pictures(all_results: Sequence[Results]) -> str:
+    return "\n\n".join(f"![{r.task.title}](results/{r.task.name}.png)" for r in all_results) or "Not run yet."
+
+
+def main(given: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--logs", type=Path, help="the --out folder of train.py")
+    parser.add_argument("--results", type=Path, default=HERE / "results")
+    parser.add_argument("--readme", type=Path, default=HERE / "README.md")
+    parser.add_argument("--check", action="store_true")
+    options = parser.parse_args(given)
+    try:
+        if options.logs:
+            options.results.mkdir(parents=True, exist_ok=True)
+            found = {name: collect(name, options.logs / name) for name in TASKS}
+            if not any(found.values()):
+                raise UserError(f"no finished runs in {options.logs}")
+            for name, result in found.items():
+                if result:
+                    (options.results / f"{name}.json").write_text(dumps(result))
+        all_results = load(options.results)
+        before = options.readme.read_text()
+        after = fill(before, all_results)
+    except UserError as error:
+        print(f"report.py: {error}", file=sys.stderr)
+        return 2
+    if options.check:
+        return int(before != after)
+    options.readme.write_text(after)
+    for results in all_results:
+        figures.draw(results, options.results / f"{results.task.name}.png")
+    return 0
+
+
+def dumps(result: dict[str, Any]) -> str:
+    """JSON with one run, or one point of a curve, per line."""
+    text = json.dumps(result, indent=1, ensure_ascii=False)
+    return re.sub(r"\n {3,}(?=[^ ])", " ", text).replace("\n  ]", " ]").replace("\n  }", " }") + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

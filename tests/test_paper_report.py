@@ -1,0 +1,144 @@
+"""The report: means, intervals and the best p from logs whose numbers are known; tables from results alone."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+from experiments import PAPER, command, folder, paper
+
+__all__ = ["folder", "paper"]
+
+
+def write_log(
+    paper: Any, out: Path, method: str, p: float, seed: int, loss: float, step: int = 400, **more: Any
+) -> Path:
+    """A finished run of the GPT, of full size."""
+    block = [128, 128] if method in ("bernoulli", "balanced") else None
+    config = asdict(paper.tasks.TASKS["gpt"]) | {"method": method, "block": block, "p": p, "seed": seed}
+    config |= {"precision": "bf16", "device": "cpu", "files": "0"} | more
+    score = {"loss": loss, "accuracy": 0.5}
+    tested = {"loss": loss + 0.1, "accuracy": 0.4}
+    records = [
+        {"config": config, "machine": paper.logs.machine.describe()},
+        {"step": step, "seconds": 1.0, "train_loss": 2.0, **score},
+        {
+            "end": "patience",
+            "steps": step + 1000,
+            "seconds": 2.0,
+            "best_step": step,
+            "validation": score,
+            "test": tested,
+        },
+    ]
+    path = out / "gpt" / f"{paper.logs.name_of(method, block, p, seed)}.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path
+
+
+@pytest.fixture
+def report(paper: Any, tmp_path: Path) -> Any:
+    readme = tmp_path / "README.md"
+    sections = [*paper.tables.SECTIONS, "runs", "figures"]
+    readme.write_text("".join(f"<!-- results: {name} -->\nold\n<!-- end -->\n" for name in sections))
+
+    def run(*more: str) -> dict[str, list[list[str]]]:
+        given = ["--logs", str(tmp_path / "logs"), "--results", str(tmp_path / "results"), "--readme", str(readme)]
+        assert paper.report.main([*given, *more]) == 0
+        text = readme.read_text()
+        found = {}
+        for match in paper.report.SECTION.finditer(text):
+            lines = match[0].splitlines()[1:-1]
+            found[match[2]] = [line.strip("| ").split(" | ") for line in lines]
+        return found
+
+    return run
+
+
+def test_table_1_chooses_p_by_validation_and_reports_that_checkpoint(paper: Any, report: Any, tmp_path: Path) -> None:
+    for seed, noise in enumerate((-0.01, 0.0, 0.01)):
+        write_log(paper, tmp_path / "logs", "dense", 0.0, seed, 1.6 + noise, 200)
+        for p, loss in ((0.1, 1.55), (0.3, 1.5), (0.5, 1.52)):
+            write_log(paper, tmp_path / "logs", "dropout", p, seed, loss + noise, 1000)
+            write_log(paper, tmp_path / "logs", "bernoulli", p, seed, loss + noise - 0.02 * p, 2000)
+    # One lucky seed is no better p.
+    write_log(paper, tmp_path / "logs", "dropout", 0.7, 0, 1.0)
+    found = report()
+    head, _, dense, dropout, bernoulli = found["table1"]
+    assert dense[:4] == ["GPT, Shakespeare", "Dense", "–", "3"]
+    assert dense[head.index("val loss")] == "1.600 ± 0.025"
+    assert dropout[2:8] == ["0.3", "3", "–", "1.500 ± 0.025", "–", "1.600 ± 0.025"]
+    assert bernoulli[5:] == ["1.494 ± 0.025", "–", "1.594 ± 0.025", "0.5", "–", "1.430"]
+    head, _, row = found["against_dropout"]
+    assert row[1:6] == ["SparseDrop, Bernoulli", "0.3 − 0.3", "3", "-0.006 ± 0.000", "-0.006 ± 0.000"]
+    assert row[-1] == "+1000 ± 0"
+    head, _, dense, dropout, bernoulli = found["steps"]
+    assert [row[head.index("of dropout's")] for row in (dense, dropout, bernoulli)] == ["0.20", "1.00", "2.00"]
+    assert bernoulli[head.index("steps to the stop")] == "3000 ± 0"
+
+
+def test_pairs_compare_the_same_seed_only(paper: Any, report: Any, tmp_path: Path) -> None:
+    for seed, loss in enumerate((1.5, 1.7, 1.9)):
+        write_log(paper, tmp_path / "logs", "bernoulli", 0.3, seed, loss)
+    for seed, loss in ((1, 1.69), (2, 1.88), (5, 9.0)):
+        write_log(paper, tmp_path / "logs", "balanced", 0.3, seed, loss)
+    _, _, row = report()["kinds"]
+    assert row[:4] == ["GPT, Shakespeare", "128 × 128", "0.3", "2"]
+    assert row[4].startswith("-0.015 ± ")
+
+
+def test_unfinished_runs_do_not_count_and_mixed_ones_are_refused(
+    paper: Any, report: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_log(paper, tmp_path / "logs", "dense", 0.0, 0, 1.6)
+    cut = write_log(paper, tmp_path / "logs", "dense", 0.0, 1, 0.1)
+    cut.write_text("\n".join(cut.read_text().splitlines()[:-1]) + '\n{"end": "pat')
+    assert report()["table1"][2][3:6] == ["1", "–", "1.600"]
+    write_log(paper, tmp_path / "logs", "dense", 0.0, 2, 1.6, lr=1.0)
+    with pytest.raises(AssertionError):
+        report()
+    assert "differs from the other logs in lr" in capsys.readouterr().err
+
+
+def test_from_runs_to_pictures(paper: Any, report: Any, folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    given = command(folder, tmp_path / "logs", "mlp")
+    assert paper.train.main(given) == 0
+    assert paper.steptime.main([*given, "--rounds", "2", "--steps", "1"]) == 0
+    found = report()
+    head, _, *rows = found["steps"]
+    assert [row[1] for row in rows] == [
+        "Dense", "Dropout + dense", "SparseDrop, Bernoulli, 16 × 16", "SparseDrop, balanced, 16 × 16"
+    ]  # fmt: skip
+    assert all(float(row[head.index("ms a step")]) > 0 for row in rows)
+    # Tiny runs cannot pass for the experiment.
+    assert "Not the experiment as described: batch = 32 for 1024" in found["runs"][0][0]
+    assert (tmp_path / "results" / "mlp.png").read_bytes().startswith(b"\x89PNG")
+    again = [str(tmp_path / "results"), "--readme", str(tmp_path / "README.md"), "--check"]
+    assert paper.report.main(["--results", *again]) == 0
+
+
+def test_the_committed_readme_is_what_its_results_say(paper: Any) -> None:
+    assert paper.report.main(["--check"]) == 0
+    text = (PAPER / "README.md").read_text()
+    assert {match[2] for match in paper.report.SECTION.finditer(text)} == {*paper.tables.SECTIONS, "runs", "figures"}
+    for tier, selections in paper.tasks.TIERS.items():
+        assert f"| {tier} | {sum(len(chosen.runs()) for chosen in selections.values())} |" in text
+
+
+def test_wrong_selections(paper: Any, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base = ["--data", str(folder), "--out", str(tmp_path), "--smoke"]
+    assert paper.train.main(["fashion", *base, "--tier", "1"]) == 2
+    assert "tier 1 has no fashion; it has mlp, gpt, cifar10" in capsys.readouterr().err
+    assert paper.train.main(["mlp", *base, "--tier", "1", "--p", "0.3"]) == 2
+    assert "--tier names the runs itself" in capsys.readouterr().err
+    assert paper.train.main(["mlp", *base, "--p", "0"]) == 2
+    assert "p = 0 is the method dense" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        paper.train.main(["mlp", *base, "--method", "dropconnect"])
+    assert "invalid choice: 'dropconnect'" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
