@@ -35,6 +35,7 @@ if platform.machine() in ("x86_64", "AMD64"):
 
 FLAGS = "-std=c++17 -O3 -fPIC -fvisibility=hidden -ffp-contract=fast -Wall -Wextra -Wno-maybe-uninitialized"
 KERNELS = ("arguments", "kernels_for", "isa", "library", "linear", "masked_matmul", "plan", "weight_grad")
+HOST = ("host", "launcher")
 
 
 class Unavailable(Exception):
@@ -94,7 +95,7 @@ class BuildExt(build_ext):
 
     def get_source_files(self) -> list[str]:
         """What a source distribution needs besides the Python packages."""
-        files = [path for kind in ("*.py", "*.cpp", "*.h") for path in (ROOT / "csrc").rglob(kind)]
+        files = [path for kind in ("*.py", "*.cpp", "*.h", "*.cu", "*.cuh") for path in (ROOT / "csrc").rglob(kind)]
         return sorted(str(path.relative_to(ROOT)) for path in files)
 
 
@@ -128,7 +129,8 @@ def build_graph(compiler: str, torch: Path, pybind11: str, host: str, version: s
     lines += [f"build _kernels.so: link {' '.join(objects)}", f"  libs = {libs}"]
 
     binding = f"-I{quote(work)} -isystem {quote(pybind11)} -isystem {quote(python)} -DSPARSEDROP_VERSION={version}"
-    lines.append(f"build {host}: link {compiled('host', csrc / 'host' / 'host.cpp', binding)} isa.o")
+    objects = [compiled(name, csrc / "host" / f"{name}.cpp", binding) for name in HOST]
+    lines += [f"build {host}: link {' '.join(objects)} isa.o", "  libs = -ldl"]
     return "\n".join([*lines, ""])
 
 

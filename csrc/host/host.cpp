@@ -2,6 +2,7 @@
 #include <pybind11/pybind11.h>
 
 #include "../cpu/isa.h"
+#include "launcher.h"
 #include "plan_layout.h"
 
 #define SPARSEDROP_TEXT_(x) #x
@@ -38,4 +39,5 @@ PYBIND11_MODULE(_host, m) {
   m.attr("compiler") = __VERSION__;
   m.def("cpu", cpu, "Instruction sets: compiled in, supported by this CPU, and the one in use.");
   m.def("plan_layout", layout, py::arg("rows"), py::arg("cols"), "The offsets of a packed plan as C++ sees them.");
+  sparsedrop::bind_launcher(m);
 }

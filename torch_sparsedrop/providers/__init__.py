@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from . import cpu, reference, triton
+from . import cpu, hopper, reference, triton
 from .status import Provider, Row, Status, table
 
-__all__ = ["Provider", "Row", "Status", "cpu", "reference", "serving", "triton"]
+__all__ = ["Provider", "Row", "Status", "cpu", "hopper", "reference", "serving", "triton"]
 
-BEST_FIRST: tuple[Provider, ...] = (cpu, triton, reference)
+BEST_FIRST: tuple[Provider, ...] = (cpu, hopper, triton, reference)
 
 
 def serving() -> list[Row]:

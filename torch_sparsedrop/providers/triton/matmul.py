@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -99,13 +100,21 @@ def _key(op: str, masks: tuple[Any, ...], *operands: Tensor | None) -> tuple[Any
 def _remember(key: Any, spec: Spec) -> Launch:
     if len(_known) >= _MOST_KNOWN:
         _known.clear()
-    _known[key] = launch = Launch(spec)
+    _known[key] = launch = _engine(spec)
     return launch
 
 
 def forget() -> None:
     """Every launch, so that the next ones choose their tiles again."""
     _known.clear()
+
+
+def _engine(spec: Spec) -> Any:
+    from .. import hopper
+
+    if os.environ.get("SPARSEDROP_GPU") != "triton" and hopper.why_not(spec) is None:
+        return hopper.Launch(spec)
+    return Launch(spec)
 
 
 def _common(x: Tensor) -> tuple[torch.device, torch.dtype, str]:

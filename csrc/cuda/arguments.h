@@ -1,0 +1,42 @@
+// What a launch tells the kernel: written by the host, read by the device.
+#pragma once
+
+namespace sparsedrop {
+
+constexpr int kTileA = 128;       // lines of A in a tile
+constexpr int kTileB = 256;       // lines of B in a tile: two halves of 128, or four slabs of 64
+constexpr int kSlab = 64;         // what one store writes: 64 lines of A by 64 of B
+constexpr int kStep = 64;         // terms of the sum in a step
+constexpr int kMostRows = 1024;   // rows of tiles in one launch
+constexpr int kMostLines = 6144;  // of blocks of the masks
+constexpr int kPanel = 64;        // slabs in a row of tiles, so that neighbours in time share lines of B
+
+// A mask's lists, one per line of blocks: how many are kept, and which, the dropped ones behind them.
+struct Lists {
+  const int* plan;  // null where there is no mask
+  int count;        // where the counts lie in the plan
+  int index;        // where the lists lie
+  int order;        // where the lines lie by their counts, longest first
+  int length;       // blocks in a line
+  int block;        // elements of a block, along the line
+};
+
+// C[a, b] = scale_2 · (scale_1 · Σ_t A[a, t] · B[b, t] + bias[b])
+struct Arguments {
+  Lists walk;  // masks A over (a, t): which terms there are
+  Lists out;   // masks C over (a, b): which blocks there are
+  const float* scale_1;
+  const float* scale_2;
+  const void* bias;
+  float* partials;  // kTileA · kTileB floats for each thread block
+  unsigned long long* flags;  // one for each thread block, of any value but the ticket
+  unsigned long long ticket;  // says that a partial sum is there; no two launches have the same
+  int size_a, size_b, terms;
+  int first_row;  // of tiles; a launch serves `rows` from there
+  int rows;
+  int lines;  // of blocks of the masks, those of other launches too
+  int panels;
+  int rows_per_block;  // of tiles, in a block of the masks
+};
+
+}  // namespace sparsedrop

@@ -1,0 +1,54 @@
+// From registers to shared memory, as the copy engine reads it.
+#pragma once
+
+#include "arguments.h"
+#include "barriers.cuh"
+
+namespace sparsedrop {
+
+__device__ __forceinline__ u32 pack(float low, float high) {
+  u32 both;
+  asm("cvt.rn." SPARSEDROP_TYPE "x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
+  return both;
+}
+
+// Two neighbours, scaled.
+__device__ __forceinline__ float2 unpack(const unsigned short* pair, float scale) {
+  float2 value;
+  asm("{ .reg .b16 low, high; mov.b32 {low, high}, %2; cvt.f32." SPARSEDROP_TYPE " %0, low; cvt.f32." SPARSEDROP_TYPE
+      " %1, high; }"
+      : "=f"(value.x), "=f"(value.y)
+      : "r"(*reinterpret_cast<const u32*>(pair)));
+  return make_float2(value.x * scale, value.y * scale);
+}
+
+// Four 8×8 matrices of 16-bit elements, one row of one of them at each thread's address.
+template <bool Transposed>
+__device__ __forceinline__ void store_matrices(u32 address, u32 a, u32 b, u32 c, u32 d) {
+  if (Transposed)
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(a),
+                 "r"(b), "r"(c), "r"(d)
+                 : "memory");
+  else
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(a), "r"(b),
+                 "r"(c), "r"(d)
+                 : "memory");
+}
+
+// A slab, 64 lines of A by 64 of B, into shared memory as the copy engine reads it: swizzled rows of 128 bytes.
+template <bool Transposed>
+__device__ __forceinline__ void stage_slab(char* to, const float* c) {
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4, matrix = lane / 8, row_in_matrix = lane % 8;
+  const u32 base = shared_address(to);
+#pragma unroll
+  for (int j = 0; j < 8; j += 2) {
+    // Matrices 0 and 2 hold lines 0 to 7 of the warp's 16, matrices 1 and 3 the others; 2 and 3 the next eight of B.
+    const int along_a = warp * 2 + matrix % 2, along_b = j + matrix / 2;
+    const int row = (Transposed ? along_b : along_a) * 8 + row_in_matrix, chunk = Transposed ? along_a : along_b;
+    const float* d = c + j * 4;
+    store_matrices<Transposed>(base + row * 128 + ((chunk ^ (row % 8)) << 4), pack(d[0], d[1]), pack(d[2], d[3]),
+                               pack(d[4], d[5]), pack(d[6], d[7]));
+  }
+}
+
+}  // namespace sparsedrop

@@ -1,0 +1,66 @@
+// Sums of a tile that several thread blocks share: handed on through global memory.
+#pragma once
+
+#include "shared.cuh"
+
+namespace sparsedrop {
+
+constexpr int kAtOnce = 8;  // loads under way
+
+__device__ __forceinline__ void wait_flag(const u64* flag, u64 value) {
+  u64 found;
+  do {
+    asm volatile("ld.acquire.gpu.global.u64 %0, [%1];" : "=l"(found) : "l"(flag) : "memory");
+  } while (found != value);
+}
+
+__device__ __forceinline__ void set_flag(u64* flag, u64 value) {
+  asm volatile("st.release.gpu.global.u64 [%0], %1;" ::"l"(flag), "l"(value) : "memory");
+}
+
+__device__ __forceinline__ float4* part_of(const Arguments& args, int block) {
+  return reinterpret_cast<float4*>(args.partials) + static_cast<long long>(block) * (kTileA * kTileB / 4) +
+         (threadIdx.x % kMathThreads);
+}
+
+// The beginning of a tile that another thread block completes. `given` tells a thread that publishes it.
+__device__ __forceinline__ void give_part(const Arguments& args, const float (&c)[128], int halves, Barrier& given) {
+  float4* to = part_of(args, blockIdx.x);
+#pragma unroll
+  for (int i = 0; i < 32; ++i)
+    if (i < 16 * halves) __stcg(to + i * kMathThreads, make_float4(c[4 * i], c[4 * i + 1], c[4 * i + 2], c[4 * i + 3]));
+  arrive(given);
+}
+
+// Adds what others summed, in the order of the sum, so that the same masks give the same bits.
+__device__ __forceinline__ void take_parts(const Arguments& args, float (&c)[128], int peers, int halves) {
+#pragma unroll 1
+  for (int block = blockIdx.x - peers; block < static_cast<int>(blockIdx.x); ++block) {
+    wait_flag(args.flags + block, args.ticket);
+    const float4* from = part_of(args, block);
+#pragma unroll
+    for (int i = 0; i < 32; i += kAtOnce) {
+      if (i >= 16 * halves) break;
+      float4 part[kAtOnce];
+#pragma unroll
+      for (int j = 0; j < kAtOnce; ++j) part[j] = __ldcg(from + (i + j) * kMathThreads);
+#pragma unroll
+      for (int j = 0; j < kAtOnce; ++j) {
+        float* to = c + 4 * (i + j);
+        to[0] += part[j].x, to[1] += part[j].y, to[2] += part[j].z, to[3] += part[j].w;
+      }
+    }
+    meet(1, kMathThreads);
+    if (threadIdx.x % kMathThreads == 0) set_flag(args.flags + block, 0);
+  }
+}
+
+// Tells others of the part that this thread block may give: all who wrote it have arrived.
+__device__ void publish_part(Shared& shared, const Arguments& args) {
+  wait(shared.given, 0);
+  if (!shared.gives) return;
+  __threadfence();
+  set_flag(args.flags + blockIdx.x, args.ticket);
+}
+
+}  // namespace sparsedrop

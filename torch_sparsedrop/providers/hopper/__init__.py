@@ -1,0 +1,27 @@
+"""NVIDIA Hopper: a hand-written kernel from ``csrc/cuda``, compiled at first use by the NVRTC that PyTorch brings."""
+
+from __future__ import annotations
+
+import torch
+
+from ..status import Status
+from ..triton import device as devices
+from . import kernel, nvrtc
+from .launch import Launch, why_not
+
+__all__ = ["NAME", "Launch", "status", "why_not"]
+
+NAME = "hopper"
+
+
+def status(device: torch.device, dtype: torch.dtype) -> Status | None:
+    """16-bit floats on compute capability 9.0; small, thin or unaligned problems go to the next provider."""
+    if device.type != "cuda":
+        return None
+    reason = kernel.why_not(devices.capability(device), dtype)
+    if reason is not None:
+        return Status(False, reason)
+    return Status(
+        True,
+        f"TMA and wgmma kernels, NVRTC {nvrtc.version()}, kept in {nvrtc.cache_folder()}; small problems by triton",
+    )
