@@ -31,14 +31,15 @@ struct Source {
 };
 
 // The sums are read in whole vectors of rows and lanes, whatever lies beyond the last ones.
-// out[lane, row] = scale_out * (scale_in * sums[row, lane] + bias[row]); one of the strides is 1.
+// out[lane, row] = scale_out * (scale_in * sums[row, lane] + bias[lane, row]). One of the strides of out is 1; the bias
+// varies along that direction alone, and its other stride is 0.
 struct Result {
   void* out;
   ptrdiff_t lane_stride, row_stride;
   void* sums;
   ptrdiff_t sums_row, lanes, rows;
   const void* bias;
-  ptrdiff_t bias_stride;
+  ptrdiff_t bias_lane_stride, bias_row_stride;
   float scale_in, scale_out;
 };
 

@@ -2,8 +2,7 @@
 
 namespace sparsedrop {
 
-// dW = s_in · s_out · (M_out ⊙ dY)ᵀ (M_in ⊙ X). The rows of the product are the columns of X: they
-// lie side by side in X and in dW, so that neither needs transposing.
+// dW = s_in · s_out · (M_out ⊙ dY)ᵀ (M_in ⊙ X)
 Tensor weight_grad(const Tensor& grad, const Tensor& x, const OptionalTensor& plan_in, const OptionalTensor& scale_in,
                    Blocks block_in, const OptionalTensor& plan_out, const OptionalTensor& scale_out, Blocks block_out,
                    int64_t /*revision*/) {
@@ -21,16 +20,12 @@ Tensor weight_grad(const Tensor& grad, const Tensor& x, const OptionalTensor& pl
 
   MaskedMatmul matmul{};
   matmul.element = element;
-  matmul.rows = dimension(input.columns, in.block_columns);
-  matmul.columns = dimension(output.columns, out.block_columns);
   matmul.steps = dimension(input.rows, block_rows);
-  matmul.a = {input.tensor.const_data_ptr(), input.column_stride, input.row_stride};
-  matmul.b = {output.tensor.const_data_ptr(), output.column_stride, output.row_stride};
-  matmul.a_keep = in.columns;
-  matmul.b_keep = out.columns;
+  matmul.rows = {dimension(input.columns, in.block_columns), input.tensor.const_data_ptr(), input.column_stride,
+                 input.row_stride, in.columns, {}, 1, 0};
+  matmul.columns = {dimension(output.columns, out.block_columns), output.tensor.const_data_ptr(), output.column_stride,
+                    output.row_stride, out.columns, {}, input.columns, 0};
   matmul.out = result.mutable_data_ptr();
-  matmul.out_row_stride = 1;
-  matmul.out_column_stride = input.columns;
   matmul.scale_in = in.scale;
   matmul.scale_out = out.scale;
   masked_matmul(matmul);
