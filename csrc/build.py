@@ -34,7 +34,7 @@ if platform.machine() in ("x86_64", "AMD64"):
     ISAS |= {"avx2": AVX2, "avx512": AVX512, "avx512_bf16": f"{AVX512} -mavx512bf16"}
 
 FLAGS = "-std=c++17 -O3 -fPIC -fvisibility=hidden -ffp-contract=fast -Wall -Wextra -Wno-maybe-uninitialized"
-KERNELS = ("arguments", "kernels_for", "isa", "library", "linear", "masked_matmul", "plan", "weight_grad")
+KERNELS = ("arguments", "kernels_for", "isa", "library", "linear", "masked_matmul", "masked_sum", "plan", "weight_grad")
 
 
 class Unavailable(Exception):

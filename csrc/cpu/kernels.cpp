@@ -4,6 +4,7 @@
 
 #include "microkernel.h"
 #include "pack.h"
+#include "sum.h"
 
 namespace sparsedrop {
 namespace {
@@ -11,8 +12,8 @@ namespace {
 template <class Scheme>
 constexpr Kernels kernels() {
   using T = typename Scheme::Element;
-  return {lanes_of<T>,          max_rows,        Scheme::pair, sizeof(T), sizeof(typename Scheme::Group), sizeof(Sum<T>),
-          Scheme::in_place,     pack<Scheme>,    multiply<Scheme>,        finish<T>};
+  return {lanes_of<T>,      max_rows,     Scheme::pair,     sizeof(T), sizeof(typename Scheme::Group), sizeof(Sum<T>),
+          Scheme::in_place, pack<Scheme>, multiply<Scheme>, finish<T>, add_steps<T>};
 }
 
 #if defined(__AVX512BF16__)

@@ -52,6 +52,7 @@ struct Kernels {
   void (*pack)(void* to, ptrdiff_t width, const Source& from);
   void (*multiply)(const Tile&, int rows, int vectors);  // panels are one or two vectors wide
   void (*finish)(const Result&);
+  void (*add_steps)(void* sums, const Source&);  // sums[lane] += the sum over steps; lanes lie side by side
 };
 
 enum class Element { float32, float64, bfloat16, float16 };

@@ -45,4 +45,7 @@ struct MaskedMatmul {
 
 void masked_matmul(MaskedMatmul);
 
+// out[c] = scale * sum over kept s of columns[c, s], for columns of stride 1.
+void masked_sum(Element, const Side& columns, const Dimension& steps, void* out, float scale);
+
 }  // namespace sparsedrop
