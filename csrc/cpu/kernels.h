@@ -49,7 +49,9 @@ struct Kernels {
   int pair;       // steps in one group
   size_t element_bytes, group_bytes, sum_bytes;
   bool in_place;  // the broadcast operand may be read where it lies, without packing
+  bool columns_by_row;  // the broadcast operand is packed as rows × groups instead of groups × rows
   void (*pack)(void* to, ptrdiff_t width, const Source& from);
+  void (*pack_columns)(void* to, ptrdiff_t stride, const Source& from);  // of groups
   void (*multiply)(const Tile&, int rows, int vectors);  // panels are one or two vectors wide
   void (*finish)(const Result&);
   void (*add_steps)(void* sums, const Source&);  // sums[lane] += the sum over steps; lanes lie side by side

@@ -52,6 +52,12 @@ void pack(void* to_, ptrdiff_t width, const Source& source) {
   }
 }
 
+// The broadcast operand, where it cannot stay in place.
+template <class Scheme>
+void pack_columns(void* to, ptrdiff_t stride, const Source& source) {
+  pack<Scheme>(to, stride, source);
+}
+
 // Where lanes lie side by side in the result, so that sums and result have the same order.
 template <class T>
 void finish_in_order(const Result& result, Sum<T> scale_in, Sum<T> scale_out) {

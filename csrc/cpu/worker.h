@@ -53,7 +53,7 @@ class Worker {
     static thread_local Scratch scratch[3];
 #endif
     packed_a_ = scratch[0].reserve(rows * groups * k_.group_bytes);
-    packed_b_ = scratch[1].reserve(tile_width() * groups * k_.group_bytes);
+    packed_b_ = scratch[1].reserve(tile_width() * (groups + 2 * line_groups()) * k_.group_bytes);
     sums_ = scratch[2].reserve(rows * (waiting + k_.lanes) * k_.sum_bytes);
   }
 
@@ -76,6 +76,14 @@ class Worker {
 
  private:
   int64_t tile_width() const { return round_up(tile_columns, k_.lanes); }
+  int64_t line_groups() const { return line_bytes / k_.group_bytes; }
+
+  // From one packed column to the next, in groups, and from one group to the next. Rows get a line more than they
+  // need, lest all lie in few sets of a cache.
+  int64_t column_stride() const {
+    return k_.columns_by_row ? round_up(chunk_groups_, line_groups()) + line_groups() : 1;
+  }
+  int64_t group_stride() const { return k_.columns_by_row ? 1 : tile_width(); }
 
   const char* element(const Side& side, int64_t at, int64_t step) const {
     return static_cast<const char*>(side.data) +
@@ -168,9 +176,10 @@ class Worker {
     find_runs(columns.block, in_place);
     Tile tile{};
     tile.broadcast = in_place ? element(m_.columns, columns.column, 0) : packed_b_;
-    tile.row_bytes = in_place ? m_.columns.stride * static_cast<int64_t>(k_.element_bytes) : k_.group_bytes;
+    tile.row_bytes = in_place ? m_.columns.stride * static_cast<int64_t>(k_.element_bytes)
+                              : column_stride() * k_.group_bytes;
     tile.group_bytes = in_place ? m_.columns.step_stride * k_.pair * static_cast<int64_t>(k_.element_bytes)
-                                : tile_width() * k_.group_bytes;
+                                : group_stride() * k_.group_bytes;
     if (!in_place) pack_columns(columns);
     tile.runs = runs_.data();
     tile.run_count = runs_.size();
@@ -195,10 +204,10 @@ class Worker {
     }
   }
 
-  // Packing columns that lie far apart from step to step waits for memory, unless the next tile is
-  // fetched, a share at a time, while this one is multiplied.
+  // Packing columns that lie far apart from step to step waits for memory, unless the next tile is fetched, a share at
+  // a time, while this one is multiplied. Matrix instructions, which take columns by row, leave no time for that.
   void start_prefetch(const ColumnTile* next) {
-    next_ = m_.columns.stride == 1 ? next : nullptr;
+    next_ = m_.columns.stride == 1 && !k_.columns_by_row ? next : nullptr;
     next_piece_ = next_step_ = 0;
   }
 
@@ -208,7 +217,8 @@ class Worker {
     const int64_t step_bytes = m_.columns.step_stride * static_cast<int64_t>(k_.element_bytes);
     while (steps > 0 && next_piece_ < piece_count_) {
       const Piece& piece = pieces_[next_piece_];
-      const int64_t count = m_.columns.keep.keeps(next_->block, piece.block) ? std::min(steps, piece.steps - next_step_) : 0;
+      const bool kept = m_.columns.keep.keeps(next_->block, piece.block);
+      const int64_t count = kept ? std::min(steps, piece.steps - next_step_) : 0;
       const char* from = element(m_.columns, next_->column, piece.step + next_step_);
       for (int64_t i = 0; i < count; ++i, from += step_bytes)
         for (int64_t offset = 0; offset < bytes; offset += line_bytes) __builtin_prefetch(from + offset, 0, 2);
@@ -243,14 +253,14 @@ class Worker {
   }
 
   void pack_columns(const ColumnTile& tile) {
-    const int64_t width = tile_width();
     int64_t position = 0;
     for (int64_t i = 0; i < piece_count_; ++i) {
       const Piece& piece = pieces_[i];
       if (!m_.columns.keep.keeps(tile.block, piece.block)) continue;
-      k_.pack(packed_b_ + position * width * k_.group_bytes, width,
-              {element(m_.columns, tile.column, piece.step), m_.columns.stride, m_.columns.step_stride, tile.columns,
-               piece.steps});
+      k_.pack_columns(packed_b_ + position * group_stride() * k_.group_bytes,
+                      k_.columns_by_row ? column_stride() : group_stride(),
+                      {element(m_.columns, tile.column, piece.step), m_.columns.stride, m_.columns.step_stride,
+                       tile.columns, piece.steps});
       position += divide_up(piece.steps, k_.pair);
     }
   }
