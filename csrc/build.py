@@ -32,10 +32,11 @@ AVX512 = f"{AVX2} -mavx512f -mavx512bw -mavx512dq -mavx512vl"
 ISAS = {"baseline": ""}
 if platform.machine() in ("x86_64", "AMD64"):
     ISAS |= {"avx2": AVX2, "avx512": AVX512, "avx512_bf16": f"{AVX512} -mavx512bf16"}
+    ISAS |= {"amx_bf16": f"{AVX512} -mavx512bf16 -mamx-tile -mamx-bf16"}
 
 FLAGS = "-std=c++17 -O3 -fPIC -fvisibility=hidden -ffp-contract=fast -Wall -Wextra -Wno-maybe-uninitialized"
-KERNELS = ("arguments", "kernels_for", "isa", "library", "linear", "masked_matmul", "plan", "weight_grad")
 HOST = ("host", "launcher")
+KERNELS = ("arguments", "kernels_for", "isa", "library", "linear", "masked_matmul", "masked_sum", "plan", "weight_grad")
 
 
 class Unavailable(Exception):
@@ -73,13 +74,16 @@ class BuildExt(build_ext):
         (work / "plan_layout.h").write_text(plan_layout_header())
         host = "_host" + str(sysconfig.get_config_var("EXT_SUFFIX"))
         version = self.distribution.get_version()
-        (work / "build.ninja").write_text(build_graph(compiler, torch, pybind11, host, version, work))
+        isas = dict(ISAS)
+        if "amx_bf16" in isas and not knows_amx(compiler, isas["amx_bf16"], work):
+            del isas["amx_bf16"]
+        (work / "build.ninja").write_text(build_graph(compiler, isas, torch, pybind11, host, version, work))
         done = subprocess.run([ninja, "-C", str(work)], capture_output=True, text=True)
         if done.returncode:
             raise Unavailable("the compiler failed:\n" + (done.stdout + done.stderr)[-4000:])
         for name in ("_kernels.so", host):
             shutil.copy2(work / name, package / name)
-        return {"compiler": compiler, "torch": torch_version(torch), "isas": list(ISAS)}
+        return {"compiler": compiler, "torch": torch_version(torch), "isas": list(isas)}
 
     def outputs(self) -> list[Path]:
         package = Path(self.build_lib, PACKAGE)
@@ -99,10 +103,20 @@ class BuildExt(build_ext):
         return sorted(str(path.relative_to(ROOT)) for path in files)
 
 
-def build_graph(compiler: str, torch: Path, pybind11: str, host: str, version: str, work: Path) -> str:
+def knows_amx(compiler: str, flags: str, work: Path) -> bool:
+    """Whether compiler and assembler know AMX, which is younger than all else that is compiled here."""
+    source = work / "amx.cpp"
+    source.write_text("#include <immintrin.h>\nvoid release() { _tile_release(); }\n")
+    command = [*shlex.split(compiler), *flags.split(), "-c", str(source), "-o", str(work / "amx.o")]
+    return subprocess.run(command, capture_output=True).returncode == 0
+
+
+def build_graph(
+    compiler: str, isas: dict[str, str], torch: Path, pybind11: str, host: str, version: str, work: Path
+) -> str:
     """The ninja file: every object of the kernels once for each instruction set, the rest once."""
     csrc, python = ROOT / "csrc", sysconfig.get_path("include")
-    extra = os.environ.get("CXXFLAGS", "")
+    extra = os.environ.get("CXXFLAGS", "") + (" -DSPARSEDROP_AMX" if "amx_bf16" in isas else "")
     lines = [
         "rule cxx",
         f"  command = {compiler} {FLAGS} $flags {extra} -MMD -MF $out.d -c $in -o $out",
@@ -119,7 +133,7 @@ def build_graph(compiler: str, torch: Path, pybind11: str, host: str, version: s
     stable = f"-DTORCH_TARGET_VERSION=0x020b000000000000 -I{quote(work)} -isystem {quote(torch / 'include')}"
     objects = [
         compiled(f"kernels_{isa}", csrc / "cpu" / "kernels.cpp", f"-DSPARSEDROP_ISA={isa} {flags}")
-        for isa, flags in ISAS.items()
+        for isa, flags in isas.items()
     ]
     objects += [compiled(name, csrc / "cpu" / f"{name}.cpp", stable) for name in KERNELS]
     # libtorch_cpu must be named as needed even where the linker sees no use of it.

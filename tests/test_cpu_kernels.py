@@ -118,7 +118,10 @@ def test_other_instruction_sets(isa):
     """The choice is made once in a process, so each other one gets a process of its own."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
     environment = {**os.environ, "SPARSEDROP_CPU_ISA": isa}
-    chosen = [f"{__file__}::{name}" for name in ("test_ops", "test_sums_longer_than_a_chunk", "test_threads_agree")]
+    chosen = [
+        f"{__file__}::{name}"
+        for name in ("test_ops", "test_sums_longer_than_a_chunk", "test_threads_agree", "test_one_value_for_all_rows")
+    ]
     done = subprocess.run([*command[:-1], *chosen], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:]
 
@@ -133,11 +136,25 @@ def test_threads_agree(dtype):
         results = []
         for threads in (1, 2, 3, 2):
             torch.set_num_threads(threads)
-            results.append((ops.linear(x, weight, None, *masks), ops.weight_grad(grad, x, *masks)))
+            ones = grad.new_ones(()).expand(m, 1)
+            db = ops.weight_grad(grad, ones, *ABSENT, *out.arguments, REVISION)
+            results.append((ops.linear(x, weight, None, *masks), ops.weight_grad(grad, x, *masks), db))
     finally:
         torch.set_num_threads(before)
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("value", [1.0, 2.5])
+def test_one_value_for_all_rows(dtype, value):
+    """Ones are summed without multiplying, as for the gradient of a bias; another value is not taken for ones."""
+    m, n = 300, 1000
+    out, grad = Mask(m, n, (48, 160), 0.4), torch.randn(m, n).to(dtype)
+    x = torch.full((), value, dtype=dtype).expand(m, 1)
+    result = ops.weight_grad(grad, x, *ABSENT, *out.arguments, REVISION)
+    kept = value * out.scale * torch.where(out.dense, grad, 0).double()
+    assert_explained(result[:, 0], kept.sum(0), kept.abs().sum(0), m)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -9,7 +9,7 @@ struct Isa {
 };
 
 struct IsaList {
-  Isa at[4];
+  Isa at[5];
   int count;
   int chosen;  // the best, or what the environment variable SPARSEDROP_CPU_ISA names if it can run here
 };

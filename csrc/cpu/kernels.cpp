@@ -2,8 +2,10 @@
 // SPARSEDROP_ISA set to its name and the compiler's flags to its instructions.
 #include "kernels.h"
 
+#include "amx.h"
 #include "microkernel.h"
 #include "pack.h"
+#include "sum.h"
 
 namespace sparsedrop {
 namespace {
@@ -11,11 +13,24 @@ namespace {
 template <class Scheme>
 constexpr Kernels kernels() {
   using T = typename Scheme::Element;
-  return {lanes_of<T>,          max_rows,        Scheme::pair, sizeof(T), sizeof(typename Scheme::Group), sizeof(Sum<T>),
-          Scheme::in_place,     pack<Scheme>,    multiply<Scheme>,        finish<T>};
+  return {lanes_of<T>,
+          Scheme::max_rows,
+          Scheme::pair,
+          sizeof(T),
+          sizeof(typename Scheme::Group),
+          sizeof(Sum<T>),
+          Scheme::in_place,
+          Scheme::columns_by_row,
+          pack<Scheme>,
+          pack_columns<Scheme>,
+          multiply<Scheme>,
+          finish<T>,
+          add_steps<T>};
 }
 
-#if defined(__AVX512BF16__)
+#if defined(__AMX_BF16__)
+using BFloat16Scheme = Tiled;
+#elif defined(__AVX512BF16__)
 using BFloat16Scheme = Paired;
 #else
 using BFloat16Scheme = Single<bfloat16>;

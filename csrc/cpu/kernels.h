@@ -31,14 +31,15 @@ struct Source {
 };
 
 // The sums are read in whole vectors of rows and lanes, whatever lies beyond the last ones.
-// out[lane, row] = scale_out * (scale_in * sums[row, lane] + bias[row]); one of the strides is 1.
+// out[lane, row] = scale_out * (scale_in * sums[row, lane] + bias[lane, row]). One of the strides of out is 1; the bias
+// varies along that direction alone, and its other stride is 0.
 struct Result {
   void* out;
   ptrdiff_t lane_stride, row_stride;
   void* sums;
   ptrdiff_t sums_row, lanes, rows;
   const void* bias;
-  ptrdiff_t bias_stride;
+  ptrdiff_t bias_lane_stride, bias_row_stride;
   float scale_in, scale_out;
 };
 
@@ -48,9 +49,12 @@ struct Kernels {
   int pair;       // steps in one group
   size_t element_bytes, group_bytes, sum_bytes;
   bool in_place;  // the broadcast operand may be read where it lies, without packing
+  bool columns_by_row;  // the broadcast operand is packed as rows × groups instead of groups × rows
   void (*pack)(void* to, ptrdiff_t width, const Source& from);
+  void (*pack_columns)(void* to, ptrdiff_t stride, const Source& from);  // of groups
   void (*multiply)(const Tile&, int rows, int vectors);  // panels are one or two vectors wide
   void (*finish)(const Result&);
+  void (*add_steps)(void* sums, const Source&);  // sums[lane] += the sum over steps; lanes lie side by side
 };
 
 enum class Element { float32, float64, bfloat16, float16 };

@@ -12,6 +12,9 @@ SPARSEDROP_DECLARE(baseline)
 SPARSEDROP_DECLARE(avx2)
 SPARSEDROP_DECLARE(avx512)
 SPARSEDROP_DECLARE(avx512_bf16)
+#if defined(SPARSEDROP_AMX)
+SPARSEDROP_DECLARE(amx_bf16)
+#endif
 #endif
 #undef SPARSEDROP_DECLARE
 
@@ -20,7 +23,10 @@ const Kernels& kernels_for(Element element) {
   static const Kernels* const tables[] = {
       baseline::table,
 #if defined(__x86_64__)
-      avx2::table, avx512::table, avx512_bf16::table,
+      avx2::table,     avx512::table, avx512_bf16::table,
+#if defined(SPARSEDROP_AMX)
+      amx_bf16::table,
+#endif
 #endif
   };
   static const Kernels* const table = tables[list_isas().chosen];

@@ -27,20 +27,13 @@ Tensor linear(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
 
   MaskedMatmul matmul{};
   matmul.element = element;
-  matmul.rows = dimension(rows.rows, block_rows);
-  matmul.columns = dimension(columns, out.block_columns);
   matmul.steps = dimension(rows.columns, in.block_columns);
-  matmul.a = {rows.tensor.const_data_ptr(), rows.row_stride, rows.column_stride};
-  matmul.b = {weight.const_data_ptr(), weight.stride(0), weight.stride(1)};
-  matmul.a_keep = in.rows;
-  matmul.out_keep = out.rows;
+  matmul.rows = {dimension(rows.rows, block_rows), rows.tensor.const_data_ptr(), rows.row_stride, rows.column_stride,
+                 in.rows, out.rows, columns, 0};
+  matmul.columns = {dimension(columns, out.block_columns), weight.const_data_ptr(), weight.stride(0), weight.stride(1),
+                    {}, out.columns, 1, bias ? bias->stride(0) : 0};
   matmul.out = y.mutable_data_ptr();
-  matmul.out_row_stride = columns;
-  matmul.out_column_stride = 1;
-  if (bias) {
-    matmul.bias = bias->const_data_ptr();
-    matmul.bias_stride = bias->stride(0);
-  }
+  matmul.bias = bias ? bias->const_data_ptr() : nullptr;
   matmul.scale_in = in.scale;
   matmul.scale_out = out.scale;
   masked_matmul(matmul);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <utility>
 #include <vector>
 
 #include "threads.h"
@@ -24,13 +25,13 @@ std::vector<Item> divide(const MaskedMatmul& m, int64_t lanes, int64_t threads) 
   std::vector<Item> items;
   for (int64_t block = 0; block < m.rows.blocks(); ++block) {
     int64_t steps = 0;
-    for (int64_t i = 0; i < m.steps.blocks(); ++i) steps += m.a_keep.keeps(block, i);
+    for (int64_t i = 0; i < m.steps.blocks(); ++i) steps += m.rows.keep.keeps(block, i);
     const int64_t block_end = std::min((block + 1) * m.rows.block, m.rows.size);
     for (int64_t column = 0; column < m.columns.size; column += part) {
       const int64_t columns = std::min(part, m.columns.size - column);
       int64_t kept = 0;
       for (int64_t i = column / m.columns.block; i * m.columns.block < column + columns; ++i)
-        if (m.out_keep.keeps(block, i))
+        if (m.rows.out_keep.keeps(block, i))
           kept += std::min((i + 1) * m.columns.block, column + columns) - std::max(i * m.columns.block, column);
       for (int64_t row = block * m.rows.block; row < block_end; row += part_rows) {
         const int64_t rows = std::min(part_rows, block_end - row);
@@ -42,11 +43,20 @@ std::vector<Item> divide(const MaskedMatmul& m, int64_t lanes, int64_t threads) 
   return items;
 }
 
+// Rows are packed once for many columns, and columns again for each row block unless they can stay in place. So the
+// side that can should be the columns; where neither can, the rows should be the side of which a mask drops something.
+bool exchange_sides(const MaskedMatmul& m, const Kernels& kernels) {
+  const bool rows = reads_in_place(m.rows, m.steps, kernels), columns = reads_in_place(m.columns, m.steps, kernels);
+  if (rows != columns) return rows;
+  return !rows && m.columns.keep.words && !m.rows.keep.words;
+}
+
 }  // namespace
 
-void masked_matmul(const MaskedMatmul& m) {
+void masked_matmul(MaskedMatmul m) {
   if (m.rows.size == 0 || m.columns.size == 0) return;
   const Kernels& kernels = kernels_for(m.element);
+  if (exchange_sides(m, kernels)) std::swap(m.rows, m.columns);
   const int64_t max_threads = thread_count();
   const std::vector<Item> items = divide(m, kernels.lanes, max_threads);
   const int64_t threads = std::min<int64_t>(max_threads, items.size());

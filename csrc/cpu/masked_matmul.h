@@ -1,9 +1,9 @@
 // The one driver behind both ops:
 //
-//   out[r, c] = scale_out * (scale_in * sum over s of a[r, s] * b[c, s] + bias[c])
+//   out[r, c] = scale_out * (scale_in * sum over s of rows[r, s] * columns[c, s] + bias[r, c])
 //
-// a, out and b are divided into blocks that masks keep or drop. The masked product drops blocks of a
-// (r, s) and of out (r, c), the masked reduction blocks of a (r, s) and of b (c, s).
+// Rows, columns and out are divided into blocks that masks keep or drop. The masked product drops blocks of
+// one factor and of out, the masked reduction blocks of both factors.
 #pragma once
 
 #include "kernels.h"
@@ -25,23 +25,27 @@ struct Dimension {
   int64_t blocks() const { return (size + block - 1) / block; }
 };
 
-struct Matrix {
+// One factor, and what belongs to its direction of the result. Strides are in elements.
+struct Side : Dimension {
   const void* data;
-  int64_t row_stride, step_stride;  // in elements
+  int64_t stride, step_stride;
+  Bits keep;      // blocks of this side × blocks of steps
+  Bits out_keep;  // blocks of this side × blocks of the other side
+  int64_t out_stride, bias_stride;  // as the kernels' Result has them
 };
 
 struct MaskedMatmul {
   Element element;
-  Dimension rows, columns, steps;
-  Matrix a, b;
-  Bits a_keep, out_keep, b_keep;
+  Side rows, columns;  // may be exchanged
+  Dimension steps;
   void* out;
-  int64_t out_row_stride, out_column_stride;  // one of them is 1
   const void* bias;
-  int64_t bias_stride;
   float scale_in, scale_out;
 };
 
-void masked_matmul(const MaskedMatmul&);
+void masked_matmul(MaskedMatmul);
+
+// out[c] = scale * sum over kept s of columns[c, s], for columns of stride 1.
+void masked_sum(Element, const Side& columns, const Dimension& steps, void* out, float scale);
 
 }  // namespace sparsedrop

@@ -7,13 +7,21 @@
 namespace sparsedrop {
 namespace {
 
+// Two vectors of each row, two of the panel and one that is broadcast must fit in the registers.
+#if defined(__AVX512F__)
+constexpr int vector_rows = 12;
+#else
+constexpr int vector_rows = 6;
+#endif
+
 // One step at a time: the packed group is one element, already in the type of the sums.
 template <class T>
 struct Single {
   using Element = T;
   using Group = Sum<T>;
   using GroupVector = Sums<T>;
-  static constexpr int pair = 1;
+  static constexpr int pair = 1, max_rows = vector_rows;
+  static constexpr bool columns_by_row = false;
   static constexpr bool in_place = sizeof(T) == sizeof(Group);
 
   static void multiply_add(Sums<T>& sums, GroupVector packed, Group broadcast) { sums += packed * broadcast; }
@@ -33,7 +41,8 @@ struct Paired {
   using Element = bfloat16;
   using Group = uint32_t;
   using GroupVector = Words;
-  static constexpr int pair = 2;
+  static constexpr int pair = 2, max_rows = vector_rows;
+  static constexpr bool columns_by_row = false;
   static constexpr bool in_place = true;
 
   static void multiply_add(Floats& sums, GroupVector packed, Group broadcast) {
@@ -94,13 +103,6 @@ void multiply_tile(const Tile& tile) {
     for (int v = 0; v < vectors; ++v) store_sums(out + r * tile.sums_row + v * lanes, sums[r][v]);
 }
 
-// Two vectors of each row, two of the panel and one that is broadcast must fit in the registers.
-#if defined(__AVX512F__)
-constexpr int max_rows = 12;
-#else
-constexpr int max_rows = 6;
-#endif
-
 template <class Scheme, size_t... i>
 void multiply_some(const Tile& tile, int rows, int vectors, std::index_sequence<i...>) {
   using Function = void (*)(const Tile&);
@@ -110,7 +112,7 @@ void multiply_some(const Tile& tile, int rows, int vectors, std::index_sequence<
 
 template <class Scheme>
 void multiply(const Tile& tile, int rows, int vectors) {
-  multiply_some<Scheme>(tile, rows, vectors, std::make_index_sequence<max_rows>());
+  multiply_some<Scheme>(tile, rows, vectors, std::make_index_sequence<Scheme::max_rows>());
 }
 
 }  // namespace

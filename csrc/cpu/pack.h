@@ -52,17 +52,25 @@ void pack(void* to_, ptrdiff_t width, const Source& source) {
   }
 }
 
+// The broadcast operand, where it cannot stay in place.
+template <class Scheme>
+void pack_columns(void* to, ptrdiff_t stride, const Source& source) {
+  pack<Scheme>(to, stride, source);
+}
+
 // Where lanes lie side by side in the result, so that sums and result have the same order.
 template <class T>
 void finish_in_order(const Result& result, Sum<T> scale_in, Sum<T> scale_out) {
   constexpr int n = lanes_of<T>;
   for (ptrdiff_t row = 0; row < result.rows; ++row) {
     const auto sums = static_cast<const Sum<T>*>(result.sums) + row * result.sums_row;
-    const auto bias = static_cast<const T*>(result.bias);
-    const Sum<T> added = bias ? load_sums(bias + row * result.bias_stride, 1, 1)[0] : 0;
     T* out = static_cast<T*>(result.out) + row * result.row_stride;
-    for (ptrdiff_t lane = 0; lane < result.lanes; lane += n)
-      store_sums(out + lane, (load_sums(sums + lane) * scale_in + added) * scale_out, result.lanes - lane);
+    for (ptrdiff_t lane = 0; lane < result.lanes; lane += n) {
+      const auto bias = static_cast<const T*>(result.bias);
+      const ptrdiff_t at = lane * result.bias_lane_stride + row * result.bias_row_stride, lanes = result.lanes - lane;
+      const Sums<T> added = bias ? load_sums(bias + at, result.bias_lane_stride, lanes) : Sums<T>{};
+      store_sums(out + lane, (load_sums(sums + lane) * scale_in + added) * scale_out, lanes);
+    }
   }
 }
 
@@ -76,7 +84,7 @@ void finish(const Result& result) {
     for (ptrdiff_t row = 0; row < result.rows; row += n) {
       const ptrdiff_t rows = smaller(n, result.rows - row);
       const auto bias = static_cast<const T*>(result.bias);
-      const Sums<T> added = bias ? load_sums(bias + row * result.bias_stride, result.bias_stride, rows) : Sums<T>{};
+      const Sums<T> added = bias ? load_sums(bias + row * result.bias_row_stride, result.bias_row_stride, rows) : Sums<T>{};
       const auto sums = static_cast<const Sum<T>*>(result.sums) + row * result.sums_row + lane;
       Sums<T> block[n];
 #pragma GCC unroll 16

@@ -1,9 +1,29 @@
 #include "arguments.h"
 
-namespace sparsedrop {
+#include <cstring>
 
-// dW = s_in · s_out · (M_out ⊙ dY)ᵀ (M_in ⊙ X). The rows of the product are the columns of X: they
-// lie side by side in X and in dW, so that neither needs transposing.
+namespace sparsedrop {
+namespace {
+
+// One column of ones, expanded from a single one: how the gradient of a bias is asked for.
+bool is_column_of_ones(const Flat& flat, Element element) {
+  if (flat.columns != 1 || flat.rows < 1 || flat.row_stride != 0) return false;
+  const void* at = flat.tensor.const_data_ptr();
+  const float one = 1;
+  const double wide = 1;
+  const uint16_t brain = 0x3f80, half = 0x3c00;
+  switch (element) {
+    case Element::float32: return !std::memcmp(at, &one, sizeof one);
+    case Element::float64: return !std::memcmp(at, &wide, sizeof wide);
+    case Element::bfloat16: return !std::memcmp(at, &brain, sizeof brain);
+    case Element::float16: return !std::memcmp(at, &half, sizeof half);
+  }
+  return false;
+}
+
+}  // namespace
+
+// dW = s_in · s_out · (M_out ⊙ dY)ᵀ (M_in ⊙ X)
 Tensor weight_grad(const Tensor& grad, const Tensor& x, const OptionalTensor& plan_in, const OptionalTensor& scale_in,
                    Blocks block_in, const OptionalTensor& plan_out, const OptionalTensor& scale_out, Blocks block_out,
                    int64_t /*revision*/) {
@@ -19,18 +39,20 @@ Tensor weight_grad(const Tensor& grad, const Tensor& x, const OptionalTensor& pl
   const int64_t shape[] = {output.columns, input.columns};
   Tensor result = torch::stable::new_empty(x, {shape, 2});
 
+  const Dimension steps = dimension(input.rows, block_rows);
+  const Side columns{dimension(output.columns, out.block_columns), output.tensor.const_data_ptr(), output.column_stride,
+                     output.row_stride, out.columns, {}, input.columns, 0};
+  if (!in.present && columns.stride == 1 && is_column_of_ones(input, element)) {
+    masked_sum(element, columns, steps, result.mutable_data_ptr(), out.scale);
+    return result;
+  }
   MaskedMatmul matmul{};
   matmul.element = element;
-  matmul.rows = dimension(input.columns, in.block_columns);
-  matmul.columns = dimension(output.columns, out.block_columns);
-  matmul.steps = dimension(input.rows, block_rows);
-  matmul.a = {input.tensor.const_data_ptr(), input.column_stride, input.row_stride};
-  matmul.b = {output.tensor.const_data_ptr(), output.column_stride, output.row_stride};
-  matmul.a_keep = in.columns;
-  matmul.b_keep = out.columns;
+  matmul.steps = steps;
+  matmul.rows = {dimension(input.columns, in.block_columns), input.tensor.const_data_ptr(), input.column_stride,
+                 input.row_stride, in.columns, {}, 1, 0};
+  matmul.columns = columns;
   matmul.out = result.mutable_data_ptr();
-  matmul.out_row_stride = 1;
-  matmul.out_column_stride = input.columns;
   matmul.scale_in = in.scale;
   matmul.scale_out = out.scale;
   masked_matmul(matmul);

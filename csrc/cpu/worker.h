@@ -11,10 +11,17 @@
 
 namespace sparsedrop {
 
-constexpr int64_t item_rows = 128;          // of a packed at a time
-constexpr int64_t packed_row_bytes = 1024;  // of each of those rows: 128 KiB in all, which leaves L2 room for b
-constexpr int64_t tile_columns = 32;        // of b packed at a time: whole cache lines
+constexpr int64_t item_rows = 128;          // packed at a time
+constexpr int64_t packed_row_bytes = 2048;  // of each of those rows: 256 KiB in all, which leaves L2 room for columns
+constexpr int64_t tile_columns = 32;        // packed at a time: whole cache lines
 constexpr int64_t finish_columns = 128;     // written at a time: short stretches of a row cost whole cache lines
+
+// Columns whose steps lie side by side are multiplied where they are; others would cost a page and a
+// cache line at each step, so a tile of them is copied once and used for all rows of the item.
+inline bool reads_in_place(const Side& side, const Dimension& steps, const Kernels& kernels) {
+  const bool whole_groups = steps.block % kernels.pair == 0 && steps.size % kernels.pair == 0;
+  return kernels.in_place && side.step_stride == 1 && whole_groups;
+}
 
 // What one thread does at a time: some rows of one row block, and a range of columns.
 struct Item {
@@ -46,7 +53,7 @@ class Worker {
     static thread_local Scratch scratch[3];
 #endif
     packed_a_ = scratch[0].reserve(rows * groups * k_.group_bytes);
-    packed_b_ = scratch[1].reserve(tile_width() * groups * k_.group_bytes);
+    packed_b_ = scratch[1].reserve(tile_width() * (groups + 2 * line_groups()) * k_.group_bytes);
     sums_ = scratch[2].reserve(rows * (waiting + k_.lanes) * k_.sum_bytes);
   }
 
@@ -69,15 +76,23 @@ class Worker {
 
  private:
   int64_t tile_width() const { return round_up(tile_columns, k_.lanes); }
+  int64_t line_groups() const { return line_bytes / k_.group_bytes; }
 
-  const char* element(const Matrix& matrix, int64_t row, int64_t step) const {
-    return static_cast<const char*>(matrix.data) +
-           (row * matrix.row_stride + step * matrix.step_stride) * static_cast<int64_t>(k_.element_bytes);
+  // From one packed column to the next, in groups, and from one group to the next. Rows get a line more than they
+  // need, lest all lie in few sets of a cache.
+  int64_t column_stride() const {
+    return k_.columns_by_row ? round_up(chunk_groups_, line_groups()) + line_groups() : 1;
+  }
+  int64_t group_stride() const { return k_.columns_by_row ? 1 : tile_width(); }
+
+  const char* element(const Side& side, int64_t at, int64_t step) const {
+    return static_cast<const char*>(side.data) +
+           (at * side.stride + step * side.step_stride) * static_cast<int64_t>(k_.element_bytes);
   }
 
   char* out(int64_t row, int64_t column) const {
     return static_cast<char*>(m_.out) +
-           (row * m_.out_row_stride + column * m_.out_column_stride) * static_cast<int64_t>(k_.element_bytes);
+           (row * m_.rows.out_stride + column * m_.columns.out_stride) * static_cast<int64_t>(k_.element_bytes);
   }
 
   // The kept steps of a row block, cut into chunks of nearly equal size that fit the packed buffer.
@@ -86,12 +101,12 @@ class Worker {
     chunks_.assign(1, 0);
     int64_t total = 0;
     for (int64_t block = 0; block < m_.steps.blocks(); ++block)
-      if (m_.a_keep.keeps(row_block, block))
+      if (m_.rows.keep.keeps(row_block, block))
         total += divide_up(std::min(m_.steps.block, m_.steps.size - block * m_.steps.block), k_.pair);
     const int64_t chunk_groups = divide_up(total, std::max<int64_t>(divide_up(total, group_limit_), 1));
     int64_t position = 0;
     for (int64_t block = 0; block < m_.steps.blocks(); ++block) {
-      if (!m_.a_keep.keeps(row_block, block)) continue;
+      if (!m_.rows.keep.keeps(row_block, block)) continue;
       const int64_t end = std::min((block + 1) * m_.steps.block, m_.steps.size);
       for (int64_t step = block * m_.steps.block; step < end;) {
         if (position == chunk_groups) {
@@ -116,7 +131,7 @@ class Worker {
       for (int64_t i = 0; i < piece_count_; ++i) {
         const Piece& piece = pieces_[i];
         k_.pack(packed_a_ + (row * chunk_groups_ + piece.position * width) * k_.group_bytes, width,
-                {element(m_.a, item.row + row, piece.step), m_.a.row_stride, m_.a.step_stride,
+                {element(m_.rows, item.row + row, piece.step), m_.rows.stride, m_.rows.step_stride,
                  std::min(width, item.rows - row), piece.steps});
       }
       row += width;
@@ -130,7 +145,7 @@ class Worker {
     for (int64_t column = item.column; column < end;) {
       const int64_t block = column / m_.columns.block;
       const int64_t block_end = std::min((block + 1) * m_.columns.block, end);
-      if (!m_.out_keep.keeps(item.row_block, block)) {
+      if (!m_.rows.out_keep.keeps(item.row_block, block)) {
         zero(item, column, block_end - column);
         column = block_end;
         continue;
@@ -145,9 +160,10 @@ class Worker {
   }
 
   void zero(const Item& item, int64_t column, int64_t columns) const {
-    for (int64_t row = 0; row < item.rows; ++row)
-      for (int64_t i = 0; i < (m_.out_column_stride == 1 ? 1 : columns); ++i)
-        std::memset(out(item.row + row, column + i), 0, (m_.out_column_stride == 1 ? columns : 1) * k_.element_bytes);
+    const bool across = m_.columns.out_stride == 1;
+    const int64_t lines = across ? item.rows : columns, length = across ? columns : item.rows;
+    for (int64_t i = 0; i < lines; ++i)
+      std::memset(across ? out(item.row + i, column) : out(item.row, column + i), 0, length * k_.element_bytes);
   }
 
   // Where one chunk is all, the sums need not wait and their place is used again.
@@ -156,13 +172,14 @@ class Worker {
   }
 
   void multiply(const Item& item, const ColumnTile& columns) {
-    const bool in_place = reads_in_place();
+    const bool in_place = reads_in_place(m_.columns, m_.steps, k_);
     find_runs(columns.block, in_place);
     Tile tile{};
-    tile.broadcast = in_place ? element(m_.b, columns.column, 0) : packed_b_;
-    tile.row_bytes = in_place ? m_.b.row_stride * static_cast<int64_t>(k_.element_bytes) : k_.group_bytes;
-    tile.group_bytes = in_place ? m_.b.step_stride * k_.pair * static_cast<int64_t>(k_.element_bytes)
-                                : tile_width() * k_.group_bytes;
+    tile.broadcast = in_place ? element(m_.columns, columns.column, 0) : packed_b_;
+    tile.row_bytes = in_place ? m_.columns.stride * static_cast<int64_t>(k_.element_bytes)
+                              : column_stride() * k_.group_bytes;
+    tile.group_bytes = in_place ? m_.columns.step_stride * k_.pair * static_cast<int64_t>(k_.element_bytes)
+                                : group_stride() * k_.group_bytes;
     if (!in_place) pack_columns(columns);
     tile.runs = runs_.data();
     tile.run_count = runs_.size();
@@ -187,21 +204,22 @@ class Worker {
     }
   }
 
-  // Packing columns that lie far apart from step to step waits for memory, unless the next tile is
-  // fetched, a share at a time, while this one is multiplied.
+  // Packing columns that lie far apart from step to step waits for memory, unless the next tile is fetched, a share at
+  // a time, while this one is multiplied. Matrix instructions, which take columns by row, leave no time for that.
   void start_prefetch(const ColumnTile* next) {
-    next_ = m_.b.row_stride == 1 ? next : nullptr;
+    next_ = m_.columns.stride == 1 && !k_.columns_by_row ? next : nullptr;
     next_piece_ = next_step_ = 0;
   }
 
   void prefetch(int64_t steps) {
     if (!next_) return;
     const int64_t bytes = next_->columns * k_.element_bytes;
-    const int64_t step_bytes = m_.b.step_stride * static_cast<int64_t>(k_.element_bytes);
+    const int64_t step_bytes = m_.columns.step_stride * static_cast<int64_t>(k_.element_bytes);
     while (steps > 0 && next_piece_ < piece_count_) {
       const Piece& piece = pieces_[next_piece_];
-      const int64_t count = m_.b_keep.keeps(next_->block, piece.block) ? std::min(steps, piece.steps - next_step_) : 0;
-      const char* from = element(m_.b, next_->column, piece.step + next_step_);
+      const bool kept = m_.columns.keep.keeps(next_->block, piece.block);
+      const int64_t count = kept ? std::min(steps, piece.steps - next_step_) : 0;
+      const char* from = element(m_.columns, next_->column, piece.step + next_step_);
       for (int64_t i = 0; i < count; ++i, from += step_bytes)
         for (int64_t offset = 0; offset < bytes; offset += line_bytes) __builtin_prefetch(from + offset, 0, 2);
       steps -= count, next_step_ += count;
@@ -211,17 +229,10 @@ class Worker {
 
   void finish(const Item& item, const ColumnTile& tile) {
     const int64_t column = tile.first, columns = tile.column + tile.columns - column;
-    const int64_t size = k_.element_bytes;
-    k_.finish({out(item.row, column), m_.out_row_stride, m_.out_column_stride, sums(item, tile, column), sums_row_, item.rows,
-               columns, m_.bias ? static_cast<const char*>(m_.bias) + column * m_.bias_stride * size : nullptr, m_.bias_stride,
-               m_.scale_in, m_.scale_out});
-  }
-
-  // Columns whose steps lie side by side are multiplied where they are; others would cost a page and a
-  // cache line at each step, so a tile of them is copied once and used for all rows of the item.
-  bool reads_in_place() const {
-    const bool whole_groups = m_.steps.block % k_.pair == 0 && m_.steps.size % k_.pair == 0;
-    return k_.in_place && m_.b.step_stride == 1 && whole_groups;
+    const int64_t bias = item.row * m_.rows.bias_stride + column * m_.columns.bias_stride, size = k_.element_bytes;
+    k_.finish({out(item.row, column), m_.rows.out_stride, m_.columns.out_stride, sums(item, tile, column), sums_row_,
+               item.rows, columns, m_.bias ? static_cast<const char*>(m_.bias) + bias * size : nullptr,
+               m_.rows.bias_stride, m_.columns.bias_stride, m_.scale_in, m_.scale_out});
   }
 
   void find_runs(int64_t column_block, bool in_place) {
@@ -229,7 +240,7 @@ class Worker {
     int64_t position = 0;
     for (int64_t i = 0; i < piece_count_; ++i) {
       const Piece& piece = pieces_[i];
-      if (!m_.b_keep.keeps(column_block, piece.block)) continue;
+      if (!m_.columns.keep.keeps(column_block, piece.block)) continue;
       const int64_t groups = divide_up(piece.steps, k_.pair);
       const int64_t broadcast = in_place ? piece.step / k_.pair : position;
       position += groups;
@@ -242,13 +253,14 @@ class Worker {
   }
 
   void pack_columns(const ColumnTile& tile) {
-    const int64_t width = tile_width();
     int64_t position = 0;
     for (int64_t i = 0; i < piece_count_; ++i) {
       const Piece& piece = pieces_[i];
-      if (!m_.b_keep.keeps(tile.block, piece.block)) continue;
-      k_.pack(packed_b_ + position * width * k_.group_bytes, width,
-              {element(m_.b, tile.column, piece.step), m_.b.row_stride, m_.b.step_stride, tile.columns, piece.steps});
+      if (!m_.columns.keep.keeps(tile.block, piece.block)) continue;
+      k_.pack_columns(packed_b_ + position * group_stride() * k_.group_bytes,
+                      k_.columns_by_row ? column_stride() : group_stride(),
+                      {element(m_.columns, tile.column, piece.step), m_.columns.stride, m_.columns.step_stride,
+                       tile.columns, piece.steps});
       position += divide_up(piece.steps, k_.pair);
     }
   }
