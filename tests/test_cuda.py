@@ -14,8 +14,8 @@ from torch_sparsedrop.ops import packing
 if not torch.cuda.is_available():
     pytest.skip("there is no GPU", allow_module_level=True)
 
-from torch_sparsedrop.providers.triton import device as devices
-from torch_sparsedrop.providers.triton import matmul
+from torch_sparsedrop.providers.cuda import device as devices
+from torch_sparsedrop.providers.cuda import matmul
 
 pytestmark = pytest.mark.gpu
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
@@ -30,11 +30,13 @@ def poisoned_memory():
     torch.use_deterministic_algorithms(False)
 
 
-@pytest.fixture(params=["own", "pointers"])
+@pytest.fixture(params=["own", "hopper", "pointers"])
 def reading(request, monkeypatch):
-    """As this GPU reads memory, and as those before Hopper do."""
+    """As this GPU serves them, with the Hopper kernel at any size, and as GPUs before Hopper read memory."""
     if request.param == "pointers":
         monkeypatch.setattr(devices, "capability", lambda device: (8, 0))
+    if request.param == "hopper":
+        monkeypatch.setenv("SPARSEDROP_GPU", "hopper")
     monkeypatch.setattr(matmul, "_known", {})
 
 

@@ -15,8 +15,9 @@ if torch.cuda.is_available():
 if importlib.util.find_spec("triton") is None:
     pytest.skip("triton is not installed", allow_module_level=True)
 
-from torch_sparsedrop.providers.triton import device as devices
-from torch_sparsedrop.providers.triton import matmul, plan
+from torch_sparsedrop.providers.cuda import device as devices
+from torch_sparsedrop.providers.cuda import matmul
+from torch_sparsedrop.providers.triton import plan
 
 # The interpreter has no product of bfloat16.
 DTYPES = (torch.float16, torch.float32)

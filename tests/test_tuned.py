@@ -18,7 +18,8 @@ from torch_sparsedrop.bench.settings import Settings, Shape
 from torch_sparsedrop.bench.workloads.gemm import PRODUCTS
 from torch_sparsedrop.bench.workloads.operands import Masks, Operands
 from torch_sparsedrop.ops.schema import REVISION
-from torch_sparsedrop.providers.triton import matmul, tuned
+from torch_sparsedrop.providers.cuda import matmul
+from torch_sparsedrop.providers.triton import tuned
 from torch_sparsedrop.providers.triton.tiles import Problem, Tile, choose
 
 PROBLEM = Problem(torch.bfloat16, "tf32", (9, 0), 132, 512, 512, 512, 128, None, 128, False)

@@ -41,7 +41,8 @@ def run(settings: Settings, timer: Timer, progress: Callable[..., Any]) -> str:
 
 def best(call: Callable[[], object], timer: Timer) -> dict[Any, Any]:
     """The problem that ``call`` poses and a tile that is faster there than the table's, or nothing."""
-    from ..providers.triton import matmul, tuned
+    from ..providers.cuda import matmul
+    from ..providers.triton import tuned
     from ..providers.triton.tiles import Tile, choose
 
     def ready(tile: Tile | None) -> list[Any]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from . import cpu, hopper, reference, triton
+from . import cpu, cuda, hopper, reference, triton
 from .status import Provider, Row, Status, table
 
-__all__ = ["Provider", "Row", "Status", "cpu", "hopper", "reference", "serving", "triton"]
+__all__ = ["Provider", "Row", "Status", "cpu", "cuda", "hopper", "reference", "serving", "triton"]
 
 BEST_FIRST: tuple[Provider, ...] = (cpu, hopper, triton, reference)
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import torch
 
+from ..cuda import device as devices
 from ..status import Status
-from ..triton import device as devices
 from . import kernel, nvrtc
-from .launch import Launch, why_not
 
-__all__ = ["NAME", "Launch", "status", "why_not"]
+__all__ = ["NAME", "status"]
 
 NAME = "hopper"
 

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from ...ops.layout import layout
-from ..triton import device as devices
-from ..triton.launch import Operand, Spec
-from ..triton.tiles import ceil_div
+from ..cuda import device as devices
+from ..cuda.problem import Operand, Spec, ceil_div
 from . import kernel
 
 TILE_A, TILE_B, STEP, SLAB = 128, 256, 64, 64
@@ -21,9 +20,10 @@ _LEAST_TILES = 0.5
 _LEAST_STEPS = 34
 
 
-def why_not(spec: Spec) -> str | None:
-    """Why this kernel does not serve a problem; None where it does."""
-    return kernel.why_not(devices.capability(spec.device), spec.dtype) or _unfit(spec) or _small(spec)
+def why_not(spec: Spec, any_size: bool = False) -> str | None:
+    """Why this kernel does not serve a problem; None where it does. ``any_size``: also where another is faster."""
+    reason = kernel.why_not(devices.capability(spec.device), spec.dtype) or _unfit(spec)
+    return reason if reason is not None or any_size else _small(spec)
 
 
 def _unfit(spec: Spec) -> str | None:

@@ -2,111 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from ...ops.layout import layout
-from . import device as devices
+from ..cuda import device as devices
+from ..cuda.problem import Operand, Spec, ceil_div
 from .kernel import add_parts, matmul
 from .start import Start
-from .tiles import Problem, ceil_div
+from .tiles import Problem
 from .tuned import tile_for
 
 _ADD_SIZE = 1024
 _WORTH_COPYING = 2**20
 
 
-class Operand(NamedTuple):
-    """A matrix as the kernel sees it: A and B as (lines, t), C as (a, b)."""
-
-    lines: int
-    t: int
-    stride_line: int
-    stride_t: int
-    aligned: bool = True
-
-    @property
-    def t_first(self) -> bool:
-        """Whether rows in memory run along the lines."""
-        return self.stride_t != 1 and self.stride_line == 1
-
-    def tma(self, dtype: torch.dtype) -> bool:
-        """Whether the copy engine can read this: aligned, contiguous rows."""
-        inner, outer = (self.stride_line, self.stride_t) if self.t_first else (self.stride_t, self.stride_line)
-        sizes = 0 < self.lines < 2**31 and 0 < self.t < 2**31
-        return sizes and self.aligned and inner == 1 and outer > 0 and outer * dtype.itemsize % 16 == 0
-
-    def copied(self) -> Operand:
-        """The same matrix, copied so that the copy engine and every tensor core can read it."""
-        return Operand(self.lines, self.t, ceil_div(self.t, 8) * 8, 1)
-
-
-class Mask(NamedTuple):
-    """A mask's block and grid, (rows, columns)."""
-
-    block: tuple[int, int]
-    grid: tuple[int, int]
-
-
-class Spec(NamedTuple):
-    """C[a, b] = Σ_t A[a, t] B[b, t]. ``walk_a`` lies over (a, t), ``walk_b`` over (b, t), ``out`` over (a, b); but over
-    (t, a) and (t, b) where t are the rows, in a reduction."""
-
-    device: torch.device
-    dtype: torch.dtype
-    precision: str
-    a: Operand
-    b: Operand
-    c: Operand
-    walk_a: Mask | None
-    walk_b: Mask | None
-    out: Mask | None
-    reduction: bool
-
-    def blocks(self) -> tuple[int | None, int | None, int | None]:
-        """The mask blocks along a, b and t."""
-        a = b = t = None
-        if self.walk_a is not None:
-            a, t = self._sides(self.walk_a.block)
-        if self.walk_b is not None:
-            b, t = self._sides(self.walk_b.block)
-        if self.out is not None:
-            a, b = self.out.block
-        return a, b, t
-
-    def lists(self) -> tuple[int, int, int, int, int, int, int]:
-        """Where the kernel finds the bitmaps of both walks, words in a line, the order of lines, and C's blocks."""
-        bits = [0, 0]
-        words = order = count = index = cols = 0
-        if self.out is not None:
-            at = layout(*self.out.grid)
-            order, count, index, cols = at.row_order, at.row_count, at.row_index, self.out.grid[1]
-        for i, mask in ((1, self.walk_b), (0, self.walk_a)):
-            if mask is not None:
-                at = layout(*mask.grid)
-                bits[i], order = (at.col_bits, at.col_order) if self.reduction else (at.row_bits, at.row_order)
-                words = ceil_div(self._sides(mask.grid)[1], 64)
-        return bits[0], bits[1], words, order, count, index, cols
-
-    def _sides(self, pair: tuple[int, int]) -> tuple[int, int]:
-        return (pair[1], pair[0]) if self.reduction else pair
-
-    def problem(self) -> Problem:
-        capability, multiprocessors = devices.capability(self.device), devices.multiprocessors(self.device)
-        sizes = self.a.lines, self.b.lines, self.a.t
-        return Problem(
-            self.dtype, self.precision, capability, multiprocessors, *sizes, *self.blocks(), self.reduction
-        )  # fmt: skip
-
-
 class Launch:
     """A product or reduction, ready but for its tensors."""
 
     def __init__(self, spec: Spec) -> None:
-        self.problem = spec.problem()
+        self.problem = _problem(spec)
         self.tile = tile = tile_for(self.problem)
         self.reduction = spec.reduction
         self.copy_a, self.copy_b = _wants_copy(spec, spec.a), _wants_copy(spec, spec.b)
@@ -130,7 +48,7 @@ class Launch:
         statics = (
             a.lines, b.lines, a.t,
             a.stride_line, a.stride_t, b.stride_line, b.stride_t, c.stride_line, c.stride_t,
-            *spec.lists(), tiles_a, tiles_b, ceil_div(a.t, block_t),
+            *_lists(spec), tiles_a, tiles_b, ceil_div(a.t, block_t),
             block_a, block_b, block_t, tile.a, tile.b, tile.t, tile.group,
             a.t_first, b.t_first, c.t_first, tma_a, tma_b, tma_c, spec.precision, tile.parts > 1,
         )  # fmt: skip
@@ -184,3 +102,26 @@ def _descriptor(tensor: Tensor, box: dict[str, Any]) -> TensorDescriptor:
     descriptor = object.__new__(TensorDescriptor)
     descriptor.__dict__.update(box, base=tensor)
     return descriptor
+
+
+def _problem(spec: Spec) -> Problem:
+    capability, multiprocessors = devices.capability(spec.device), devices.multiprocessors(spec.device)
+    sizes = spec.a.lines, spec.b.lines, spec.a.t
+    return Problem(
+        spec.dtype, spec.precision, capability, multiprocessors, *sizes, *spec.blocks(), spec.reduction
+    )  # fmt: skip
+
+
+def _lists(spec: Spec) -> tuple[int, int, int, int, int, int, int]:
+    """Where the kernel finds the bitmaps of both walks, words in a line, the order of lines, and C's blocks."""
+    bits = [0, 0]
+    words = order = count = index = cols = 0
+    if spec.out is not None:
+        at = layout(*spec.out.grid)
+        order, count, index, cols = at.row_order, at.row_count, at.row_index, spec.out.grid[1]
+    for i, mask in ((1, spec.walk_b), (0, spec.walk_a)):
+        if mask is not None:
+            at = layout(*mask.grid)
+            bits[i], order = (at.col_bits, at.col_order) if spec.reduction else (at.row_bits, at.row_order)
+            words = ceil_div(spec.sides(mask.grid)[1], 64)
+    return bits[0], bits[1], words, order, count, index, cols

@@ -10,9 +10,10 @@ from torch import Tensor
 from ...ops import packing
 from ...ops.fakes import check_draw, check_keep
 from ...ops.layout import layout
+from ..cuda.problem import ceil_div
 from .plan_kernel import make_plan
 from .start import Start
-from .tiles import ceil_div, power_of_2
+from .tiles import power_of_2
 
 _LINES = 16
 _TILE = 8192

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import torch
 
+from ..cuda.problem import ceil_div
+
 
 class Tile(NamedTuple):
     """Sizes along a, b and t; ``group``: tiles of A that run side by side; ``parts``: of t, added up afterwards."""
@@ -91,10 +93,6 @@ def _split(p: Problem, tile: Tile) -> Tile:
 
     most = max(1, min(steps // 2, 64))
     return tile._replace(parts=max(range(1, most + 1), key=gain))
-
-
-def ceil_div(size: int, by: int) -> int:
-    return (size + by - 1) // by
 
 
 def power_of_2(size: int) -> int:

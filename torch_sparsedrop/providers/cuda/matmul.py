@@ -12,11 +12,13 @@ from torch import Tensor
 
 from ...ops.checks import check_linear, check_masks, check_weight_grad, grid_of
 from .. import reference
+from ..hopper import launch as hopper
+from ..triton import launch as triton
 from . import device as devices
-from .launch import Launch, Mask, Operand, Spec
+from .problem import Mask, Operand, Spec
 
 # Launches by all that they and the arguments' checks depend on; repeated calls look up nothing else.
-_known: dict[Any, Launch] = {}
+_known: dict[Any, Any] = {}
 _MOST_KNOWN = 4096
 
 
@@ -97,10 +99,10 @@ def _key(op: str, masks: tuple[Any, ...], *operands: Tensor | None) -> tuple[Any
     return op, *facts, *block_in, None, *block_out, tensors[0].dtype == torch.float32 and devices.tf32()
 
 
-def _remember(key: Any, spec: Spec) -> Launch:
+def _remember(key: Any, spec: Spec) -> Any:
     if len(_known) >= _MOST_KNOWN:
         _known.clear()
-    _known[key] = launch = _engine(spec)
+    _known[key] = launch = _launch(spec)
     return launch
 
 
@@ -109,12 +111,14 @@ def forget() -> None:
     _known.clear()
 
 
-def _engine(spec: Spec) -> Any:
-    from .. import hopper
-
-    if os.environ.get("SPARSEDROP_GPU") != "triton" and hopper.why_not(spec) is None:
+def _launch(spec: Spec) -> Any:
+    """The fastest kernel that serves a problem, ready but for its tensors."""
+    wanted = os.environ.get("SPARSEDROP_GPU") or "fastest"
+    if wanted not in ("fastest", "hopper", "triton"):
+        raise ValueError(f"SPARSEDROP_GPU must be fastest, hopper or triton, got {wanted!r}")
+    if wanted != "triton" and hopper.why_not(spec, any_size=wanted == "hopper") is None:
         return hopper.Launch(spec)
-    return Launch(spec)
+    return triton.Launch(spec)
 
 
 def _common(x: Tensor) -> tuple[torch.device, torch.dtype, str]:

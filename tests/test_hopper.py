@@ -1,0 +1,157 @@
+"""The Hopper kernel on its own GPU: what only it does. The cases that all kernels share are in test_cuda.py."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+from kernel_cases import Case, assert_close, assert_zero_where_dropped
+
+from torch_sparsedrop import BlockMask
+
+if not torch.cuda.is_available() or torch.cuda.get_device_capability() != (9, 0):
+    pytest.skip("there is no Hopper GPU", allow_module_level=True)
+
+from torch_sparsedrop.providers import hopper
+from torch_sparsedrop.providers.cuda import matmul
+from torch_sparsedrop.providers.hopper import launch
+
+pytestmark = pytest.mark.gpu
+OPS = torch.ops.sparsedrop
+DTYPES = (torch.bfloat16, torch.float16)
+
+
+@pytest.fixture(autouse=True)
+def at_any_size(monkeypatch):
+    """The kernel also where another is faster, and new tensors full of NaN."""
+    monkeypatch.setenv("SPARSEDROP_GPU", "hopper")
+    monkeypatch.setattr(matmul, "_known", {})
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def served() -> int:
+    return sum(isinstance(known, launch.Launch) for known in matmul._known.values())
+
+
+def products(case: Case) -> tuple[torch.Tensor, ...]:
+    """The forward product, the gradient of X and that of W."""
+    plan_in, scale_in, block_in, plan_out, scale_out, block_out, revision = case.masks()
+    exchanged = plan_out, scale_out, block_out, plan_in, scale_in, block_in, revision
+    return (
+        OPS.linear(case.x, case.weight, case.b, *case.masks()),
+        OPS.linear(case.grad, case.weight.t(), None, *exchanged),
+        OPS.weight_grad(case.grad, case.x, *case.masks()),
+    )
+
+
+def compare(case: Case) -> None:
+    y, dx, dw = products(case)
+    assert_close(y, case.expected_linear(), case.k)
+    assert_close(dw, case.expected_weight_grad(), case.m)
+    exchanged = Case.__new__(Case)
+    exchanged.__dict__.update(
+        case.__dict__, x=case.grad, weight=case.weight.t(), b=None, drop_in=case.drop_out, drop_out=case.drop_in
+    )
+    assert_close(dx, exchanged.expected_linear(), case.n)
+    assert_zero_where_dropped(y, case.drop_out)
+    assert_zero_where_dropped(dx, case.drop_in)
+    for first, again in zip((y, dx, dw), products(case), strict=True):
+        assert torch.equal(first, again)
+
+
+def random_hopper_case(seed: int, most: int = 1400) -> Case:
+    """Sizes that the copy engine can read, blocks that the kernel takes, tensors in both orders."""
+    rng = random.Random(seed)
+    torch.manual_seed(seed)
+    m, n, k = (8 * rng.randint(16, most // 8) for _ in range(3))
+    row = rng.choice((128, 128, 256, 384))
+    which = rng.choice(("in", "out", "both", "none"))
+    return Case(
+        m, n, k, rng.choice(DTYPES), "cuda",
+        block_in=(row, rng.choice((64, 128, 128, 192, 256))) if which in ("in", "both") else None,
+        block_out=(row, rng.choice((64, 128, 128, 192, 256))) if which in ("out", "both") else None,
+        p=rng.choice((0.0, 0.1, 0.5, 0.9, 1.0)),
+        bias=rng.random() < 0.5,
+        layouts=("plain", rng.choice(("plain", "transposed")), "plain"),
+    )  # fmt: skip
+
+
+def test_it_is_what_serves():
+    assert hopper.status(torch.device("cuda", 0), torch.bfloat16).serves
+    compare(Case(1024, 1024, 1024, torch.bfloat16, "cuda", block_in=(128, 128)))
+    assert served() == 3
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_random_problems(seed):
+    compare(random_hopper_case(seed))
+    assert served() > 0
+
+
+@pytest.mark.parametrize("p", [0.0, 1.0])
+@pytest.mark.parametrize(
+    "shape", [(128, 128, 128), (8, 256, 128), (136, 264, 72), (4096, 4096, 512), (512, 512, 16384)]
+)
+def test_all_and_nothing(shape, p):
+    for blocks in ({"block_in": (128, 128)}, {"block_in": None, "block_out": (128, 128)}):
+        compare(Case(*shape, torch.bfloat16, "cuda", p=p, **blocks))
+
+
+@pytest.mark.parametrize("shape", [(2**18 + 136, 256, 128), (40000, 9000, 256)])
+def test_more_rows_than_one_launch_takes(shape):
+    compare(Case(*shape, torch.bfloat16, "cuda", block_in=(128, 128), block_out=(128, 128)))
+    assert max(len(known.launches) for known in matmul._known.values() if isinstance(known, launch.Launch)) > 1
+
+
+def test_dropped_values_are_never_used():
+    case = Case(1024, 1024, 1024, torch.bfloat16, "cuda", block_in=(128, 128), block_out=(128, 128), p=0.5)
+    clean = products(case)
+    case.x[~case.drop_in.dense()] = torch.nan
+    case.grad[~case.drop_out.dense()] = torch.inf
+    for got, expected in zip(products(case), clean, strict=True):
+        assert torch.equal(got, expected)
+
+
+def test_graph_replays_draw_and_divide_anew():
+    """Tiles that are summed in parts, in a captured graph whose masks change at each replay."""
+    x = torch.randn(2048, 4096, device="cuda", dtype=torch.bfloat16)
+    weight = torch.randn(1024, 4096, device="cuda", dtype=torch.bfloat16)
+    keep = torch.ones(16, 32, dtype=torch.bool, device="cuda")
+
+    def run() -> torch.Tensor:
+        mask = BlockMask.from_keep(keep, 2048, 4096, block=(128, 128))
+        return OPS.linear(x, weight, None, mask.plan, mask.scale, [128, 128], None, None, [], 0)
+
+    side = torch.cuda.Stream()
+    with torch.cuda.stream(side):
+        run()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        y = run()
+    for _ in range(20):
+        keep.copy_(torch.rand(16, 32, device="cuda") >= 0.5)
+        graph.replay()
+        assert torch.equal(y, run())
+
+
+@pytest.mark.parametrize("launches", [pytest.param(10_000, marks=pytest.mark.full), 500])
+def test_soak_on_two_streams(launches):
+    """Many launches of mixed shapes under way at once: every result has the bits of the first."""
+    cases = [random_hopper_case(1000 + seed, most=2600) for seed in range(24)]
+    expected = [products(case) for case in cases]
+    torch.cuda.synchronize()
+    streams = [torch.cuda.Stream(), torch.cuda.Stream()]
+    wrong = torch.zeros((), dtype=torch.int64, device="cuda")
+    counts = [torch.zeros_like(wrong) for _ in streams]
+    rng = random.Random(0)
+    for i in range(launches // 3):
+        which, stream = rng.randrange(len(cases)), i % 2
+        with torch.cuda.stream(streams[stream]):
+            for got, first in zip(products(cases[which]), expected[which], strict=True):
+                counts[stream] += (got != first).any()
+    torch.cuda.synchronize()
+    assert sum(int(count) for count in counts) == 0
