@@ -54,7 +54,8 @@ Tensor linear(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
 Tensor weight_grad(const Tensor& grad, const Tensor& x, const OptionalTensor& plan_in, const OptionalTensor& scale_in,
                    Blocks block_in, const OptionalTensor& plan_out, const OptionalTensor& scale_out, Blocks block_out,
                    int64_t revision);
-Tensor plan(const Tensor& keep);
-std::tuple<Tensor, Tensor, Tensor> draw(const Tensor& uniform, const Tensor& p, bool balanced);
+// `sizes`: rows and columns of a grid that comes flat.
+Tensor plan(const Tensor& keep, Blocks sizes);
+std::tuple<Tensor, Tensor, Tensor> draw(const Tensor& uniform, const Tensor& p, bool balanced, Blocks sizes);
 
 }  // namespace sparsedrop
