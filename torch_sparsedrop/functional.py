@@ -52,8 +52,8 @@ def _mask_arguments(mask: BlockMask | None, name: str, x: Tensor, rows: int, col
         raise TypeError(f"{name} must be a BlockMask or None, got {type(mask).__name__}")
     if mask.shape != (rows, cols):
         raise ValueError(f"{name} must mask {rows} × {cols} elements, got a mask for {mask.shape[0]} × {mask.shape[1]}")
-    if mask.keep.device != x.device:
-        raise ValueError(f"{name} must be on x's device {x.device}, got {mask.keep.device}")
+    if mask.device != x.device:
+        raise ValueError(f"{name} must be on x's device {x.device}, got {mask.device}")
     return mask.plan, mask.scale, list(mask.block)
 
 
