@@ -57,23 +57,13 @@ class BlockMask:
         more, so that rows do nearly equal work. ``p`` is a float in [0, 1], or a 0-dim tensor, which the host never
         reads (it is clamped).
         """
-        shape = check_shape(rows, cols)
+        rows, cols = check_shape(rows, cols)
         sizes = check_block(block)
-        if kind not in KINDS:
-            raise ValueError(f"kind must be one of {KINDS}, got {kind!r}")
+        check_kind(kind)
         check_p(p)
         if isinstance(p, Tensor):
             device = p.device if device is None else device
-        balanced = kind == "balanced"
-        grid_rows, grid_cols = grid_of(*shape, sizes)
-        # The numbers of torch.rand(grid).
-        uniform = torch.rand(flat_size(grid_rows, grid_cols + balanced), dtype=torch.float32, device=device)
-        if isinstance(p, Tensor):
-            probability = p.detach().to(torch.float32)
-        else:
-            probability = torch.full((), p, dtype=torch.float32, device=uniform.device)
-        flat, plan, scale = torch.ops.sparsedrop.draw(uniform, probability, balanced, [grid_rows, grid_cols])
-        return BlockMask(flat, plan, scale, shape, sizes)
+        return draw(rows, cols, p, sizes, kind == "balanced", device)
 
     @staticmethod
     def from_keep(keep: Tensor, rows: int, cols: int, *, block: Block, scale: float | Tensor = 1.0) -> BlockMask:
@@ -122,6 +112,32 @@ class BlockMask:
     def __repr__(self) -> str:
         grid = grid_of(*self.shape, self.block)
         return f"BlockMask(shape={self.shape}, block={self.block}, grid={grid}, device={self.device})"
+
+
+def draw(
+    rows: int, cols: int, p: Probability, block: tuple[int, int], balanced: bool, device: torch.device | str | None
+) -> BlockMask:
+    """`BlockMask.draw` with arguments that are known to be good."""
+    grid = grid_of(rows, cols, block)
+    # The numbers of torch.rand(grid).
+    uniform = torch.rand(flat_size(grid[0], grid[1] + balanced), dtype=torch.float32, device=device)
+    flat, plan, scale = _DRAW(uniform, _as_tensor(p, uniform.device), balanced, grid)
+    return BlockMask(flat, plan, scale, (rows, cols), block)
+
+
+_DRAW = torch.ops.sparsedrop.draw.default
+
+
+def _as_tensor(p: Probability, device: torch.device) -> Tensor:
+    """``p`` as the op takes it."""
+    if not isinstance(p, Tensor):
+        return torch.full((), p, dtype=torch.float32, device=device)
+    return p.detach().to(torch.float32) if p.requires_grad or p.dtype != torch.float32 else p
+
+
+def check_kind(kind: str) -> None:
+    if kind not in KINDS:
+        raise ValueError(f"kind must be one of {KINDS}, got {kind!r}")
 
 
 def check_p(p: Probability, name: str = "p") -> None:
