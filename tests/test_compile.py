@@ -185,3 +185,16 @@ def test_nothing_is_skipped_silently():
     layer = sparsedrop.nn.DropoutLinear(64, 32, p=0.5, block=16)
     torch.compile(layer, backend="aot_eager")(torch.randn(40, 64))
     assert not counters["graph_break"]
+
+
+@BACKENDS
+def test_compiled_transforms(backend):
+    x, weight, bias = torch.randn(2, 40, 32), torch.randn(24, 32), torch.randn(24)
+    mask = BlockMask.draw(40, 32, 0.5, block=16)
+
+    def loss(weight, x):
+        return sparsedrop.linear(x, weight, bias, drop_in=mask).square().mean()
+
+    for call, examples in ((torch.func.grad(loss), x[0]), (torch.vmap(torch.func.grad(loss), (None, 0)), x)):
+        compiled = torch.compile(call, backend=backend, fullgraph=True)
+        torch.testing.assert_close(compiled(weight, examples), call(weight, examples))

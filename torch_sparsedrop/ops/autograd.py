@@ -82,6 +82,12 @@ def _weight_grad_backward(linear: Callable[..., Tensor], ctx: Any, cotangent: Te
     return dgrad, dx, *[None] * 7
 
 
+def _no_forward_mode(ctx: Any, *tangents: Any) -> Any:
+    raise NotImplementedError(
+        "torch_sparsedrop has no forward-mode derivatives; use reverse mode (backward, torch.func.grad, vjp, jacrev)"
+    )
+
+
 def _below_autograd(op: Any, args: tuple[Any, ...]) -> Tensor:
     """The kernel itself: the caller differentiates, and going through the overload's own rule costs 10 µs."""
     with torch._C._AutoDispatchBelowAutograd():
@@ -102,6 +108,7 @@ def _entrance(op: Any, setup: Callable[..., None], differentiate: Callable[..., 
 
         setup_context = staticmethod(setup)
         backward = staticmethod(differentiate)
+        jvp = staticmethod(_no_forward_mode)
 
     class Eager(torch.autograd.Function):
         """The same in one step, which is quicker."""
@@ -113,16 +120,22 @@ def _entrance(op: Any, setup: Callable[..., None], differentiate: Callable[..., 
             return output
 
         backward = staticmethod(differentiate)
+        jvp = staticmethod(_no_forward_mode)
 
     # What Function.apply ends in. On its way there it inspects forward's signature: 10 µs a call.
     apply = super(torch.autograd.Function, Eager).apply
 
+    # Dynamo cannot trace a Function under a transform; AOTAutograd sees through this call.
+    @torch.compiler.allow_in_graph
+    def transformed(*args: Any) -> Tensor:
+        return Transformed.apply(*args)
+
     def call(*args: Any) -> Tensor:
+        if torch._C._are_functorch_transforms_active():
+            return transformed(*args)
         if torch.compiler.is_compiling():
             # Free there, and compile caches refuse graphs that hold an autograd.Function.
             return op(*args)
-        if torch._C._are_functorch_transforms_active():
-            return Transformed.apply(*args)
         return apply(*args) if torch.is_grad_enabled() else _below_autograd(op, args)
 
     return call
