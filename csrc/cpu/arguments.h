@@ -22,6 +22,9 @@ using Blocks = std::vector<int64_t>;
 
 std::string shape_of(const Tensor&);
 
+// A new contiguous tensor; torch::stable::new_empty boxes its arguments for the dispatcher, which takes longer.
+Tensor new_tensor(const Blocks& shape, ScalarType);
+
 Element element_of(const Tensor&, const char* op);
 
 // A tensor of any rank as the rows that F.linear sees.

@@ -33,10 +33,9 @@ void describe_rows(const Grid& grid, int32_t* bits, int32_t* count, int32_t* ord
   std::stable_sort(order, order + grid.rows, [&](int32_t a, int32_t b) { return count[a] > count[b]; });
 }
 
-Tensor pack_plan(const Grid& grid, const Tensor& like) {
+Tensor pack_plan(const Grid& grid) {
   const PlanLayout at = plan_layout(grid.rows, grid.columns);
-  const int64_t shape[] = {at.size};
-  Tensor plan = torch::stable::new_empty(like, {shape, 1}, ScalarType::Int);
+  Tensor plan = new_tensor({at.size}, ScalarType::Int);
   auto words = static_cast<int32_t*>(plan.mutable_data_ptr());
   std::fill_n(words, at.size, 0);
   describe_rows(grid, words + at.row_bits, words + at.row_count, words + at.row_order, words + at.row_index);
@@ -87,8 +86,8 @@ Tensor plan(const Tensor& keep, Blocks sizes) {
   STD_TORCH_CHECK(keep.scalar_type() == ScalarType::Bool && is_grid(keep, sizes, 0), "keep must be a bool tensor, ",
                   described(sizes), ", got ", keep.scalar_type(), " of shape ", shape_of(keep));
   const auto data = static_cast<const bool*>(keep.const_data_ptr());
-  if (!sizes.empty()) return pack_plan({data, sizes[0], sizes[1], sizes[1] * keep.stride(0), keep.stride(0)}, keep);
-  return pack_plan({data, keep.size(0), keep.size(1), keep.stride(0), keep.stride(1)}, keep);
+  if (!sizes.empty()) return pack_plan({data, sizes[0], sizes[1], sizes[1] * keep.stride(0), keep.stride(0)});
+  return pack_plan({data, keep.size(0), keep.size(1), keep.stride(0), keep.stride(1)});
 }
 
 std::tuple<Tensor, Tensor, Tensor> draw(const Tensor& uniform_, const Tensor& p_, bool balanced, Blocks sizes) {
@@ -104,18 +103,18 @@ std::tuple<Tensor, Tensor, Tensor> draw(const Tensor& uniform_, const Tensor& p_
 
   const bool flat = !sizes.empty();
   const int64_t rows = flat ? sizes[0] : source.size(0), columns = flat ? sizes[1] : source.size(1) - balanced;
-  const int64_t length[] = {flat_size(rows, columns)}, shape[] = {rows, columns};
-  Tensor keep = torch::stable::new_empty(source, {flat ? length : shape, flat ? 1u : 2u}, ScalarType::Bool);
+  const Blocks shape = flat ? Blocks{flat_size(rows, columns)} : Blocks{rows, columns};
+  Tensor keep = new_tensor(shape, ScalarType::Bool);
   auto kept = static_cast<bool*>(keep.mutable_data_ptr());
-  if (flat) std::fill(kept + rows * columns, kept + length[0], false);
+  if (flat) std::fill(kept + rows * columns, kept + shape[0], false);
   if (balanced)
     keep_balanced(uniform, p, rows, columns, kept);
   else
     for (int64_t i = 0; i < rows * columns; ++i) kept[i] = uniform[i] >= p;
 
-  Tensor scale = torch::stable::new_empty(p_, p_.sizes(), ScalarType::Float);
+  Tensor scale = new_tensor({}, ScalarType::Float);
   *static_cast<float*>(scale.mutable_data_ptr()) = p < 1 ? static_cast<float>(1 / (1 - static_cast<double>(p))) : 0.0f;
-  return {keep, pack_plan({kept, rows, columns, columns, 1}, keep), scale};
+  return {keep, pack_plan({kept, rows, columns, columns, 1}), scale};
 }
 
 }  // namespace sparsedrop
