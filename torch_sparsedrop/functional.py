@@ -106,10 +106,11 @@ def dropout_linear(
 
     X: (..., K), W: (N, K), Y: (..., N). Outside training, and where p is the float 0, the plain linear.
     """
-    if _inactive(p, training, block, kind):
+    sizes = _active_block(p, training, block, kind)
+    if sizes is None:
         return F.linear(x, weight, bias)
     check_shapes(x, weight)
-    mask = draw(_rows(x), weight.shape[1], p, check_block(block), kind == "balanced", x.device)
+    mask = draw(_rows(x), weight.shape[1], p, sizes, kind == "balanced", x.device)
     return linear(x, weight, bias, drop_in=mask)
 
 
@@ -127,16 +128,17 @@ def linear_dropout(
 
     X: (..., K), W: (N, K), Y: (..., N). Outside training, and where p is the float 0, the plain linear.
     """
-    if _inactive(p, training, block, kind):
+    sizes = _active_block(p, training, block, kind)
+    if sizes is None:
         return F.linear(x, weight, bias)
     check_shapes(x, weight)
-    mask = draw(_rows(x), weight.shape[0], p, check_block(block), kind == "balanced", x.device)
+    mask = draw(_rows(x), weight.shape[0], p, sizes, kind == "balanced", x.device)
     return linear(x, weight, bias, drop_out=mask)
 
 
-def _inactive(p: Probability, training: bool, block: Block, kind: str) -> bool:
-    """Whether there is nothing to drop; bad arguments are refused either way."""
+def _active_block(p: Probability, training: bool, block: Block, kind: str) -> tuple[int, int] | None:
+    """The block, or None where there is nothing to drop; bad arguments are refused either way."""
     check_p(p)
-    check_block(block)
+    sizes = check_block(block)
     check_kind(kind)
-    return not training or (not isinstance(p, Tensor) and p == 0)
+    return sizes if training and (isinstance(p, Tensor) or p != 0) else None
