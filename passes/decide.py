@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from torch import fx
@@ -17,13 +18,28 @@ from .sites import Dropout, Linear, Reader, Site
 
 # Fewer blocks than this in a masked row, and a mask often drops the row whole.
 MIN_BLOCKS = 4
-# A masked matrix of fewer elements than this gains less than the mask costs to draw. Measured on two CPU cores at
-# p = 0.1: 16 × 512 is already faster (0.41 against 0.63 ms). Kernel launches ask for more on a GPU.
-MIN_ELEMENTS = {"cpu": 1 << 13}
-MIN_ELEMENTS_ELSEWHERE = 1 << 20
-# Where other readers get the masked copy, the linears still gain: q, k, v and a residual at 128 × 768 take 7.7 ms
-# against 17.6. Not measured on a GPU.
-SHARED = frozenset({"cpu"})
+
+
+@dataclass(frozen=True)
+class Profit:
+    """Where fusing gains on one kind of device, p = 0.1, forward and backward, compiled, against `F.dropout`.
+
+    Attributes:
+        elements: the smallest masked matrix, rows × columns, whose linear gains.
+        shared: whether linears still gain where others (a residual) must read a masked copy.
+    """
+
+    elements: int
+    shared: bool
+
+
+PROFIT = {
+    # Measured on two cores: 16 × 512 takes 0.41 ms against 0.63; q, k, v and a residual at 128 × 768, 7.7 against 17.6.
+    "cpu": Profit(elements=1 << 13, shared=True),
+}
+# Not measured yet. To be found for "cuda": the least rows × columns (outputs as many as columns, and LoRA's 8 to 64)
+# at which a layer gains, and whether q, k, v and a residual do.
+PROFIT_ELSEWHERE = Profit(elements=1 << 20, shared=False)
 
 
 def path_of(node: fx.Node) -> str:
@@ -216,15 +232,15 @@ def _unprofitable(site: Site, linears: list[Reader], others: list[fx.Node]) -> s
             hint = f"; block=({site.block[0]}, {cure}) would do" if cure >= 16 else ""
             return f"would drop whole rows: {cols} columns are {blocks} blocks of {site.block[1]}{hint}"
     tensor = value(site.node)
-    device = "" if tensor is None else tensor.device.type
-    if linears and others and device not in SHARED:
+    profit = PROFIT.get("" if tensor is None else tensor.device.type, PROFIT_ELSEWHERE)
+    if linears and others and not profit.shared:
         return 'others read it too (a residual): the saving is eaten by the masked copy; select="all" fuses it'
     elements = 1
     for size in site.shape:
         if not isinstance(size, int):
             return ""
         elements *= size
-    if elements < MIN_ELEMENTS.get(device, MIN_ELEMENTS_ELSEWHERE):
+    if elements < profit.elements:
         return f'too small to gain: {elements} elements; select="all" fuses it'
     return ""
 

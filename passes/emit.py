@@ -83,6 +83,13 @@ class Emitter:
                 result = size if isinstance(result, int) and result == 1 else self.call(operator.mul, result, size)
         return result
 
+    def flat_size(self, rows: Size | fx.Node, cols: Size | fx.Node) -> Size | fx.Node:
+        """As `ops.checks.flat_size` has it."""
+        size = self.arithmetic(operator.mul, rows, cols)
+        if isinstance(cols, int) and cols > 1:
+            return size
+        return self.call(torch.sym_max, size, 2) if isinstance(size, fx.Node) else max(size, 2)
+
     def blocks(self, size: Size | fx.Node, block: int) -> Size | fx.Node:
         return self.arithmetic(operator.floordiv, self.arithmetic(operator.add, size, block - 1), block)
 

@@ -1,6 +1,6 @@
 """Step three: carry out what was decided.
 
-u = rand(grid);  keep, plan, scale = sparsedrop.draw(u, p)
+u = rand(rows · cols);  keep, plan, scale = sparsedrop.draw(u, p, (rows, cols))
 dropout → linear                   sparsedrop.linear(x, W, b, plan, scale, block, –)
 linear → dropout                   sparsedrop.linear(x, W, b, –, plan, scale, block)
 linear → f → dropout → linear      the first with (plan, 1) on its output, the second with (plan, scale) on its input
@@ -33,8 +33,8 @@ class _Mask:
     drawn: fx.Node
     plan: fx.Node
     scale: fx.Node
-    rows: Size | fx.Node
-    cols: Size | fx.Node
+    sizes: tuple[Size | fx.Node, Size | fx.Node]
+    grid: list[Size | fx.Node]
 
 
 class Rewriter:
@@ -135,14 +135,14 @@ class Rewriter:
         rows = emit.product(sizes[:leading])
         device = _device(x)
         grid = [emit.blocks(rows, block[0]), emit.blocks(cols, block[1])]
-        if self.balanced:  # the last column decides which rows keep one block more
-            grid[1] = emit.arithmetic(operator.add, grid[1], 1)
-        uniform = emit.call(torch.rand, grid, dtype=torch.float32, device=device)
+        # With a balanced mask the last column decides which rows keep one block more.
+        columns = emit.arithmetic(operator.add, grid[1], 1) if self.balanced else grid[1]
+        uniform = emit.call(torch.rand, [emit.flat_size(grid[0], columns)], dtype=torch.float32, device=device)
         assert site.p is not None
-        drawn = emit.call(torch.ops.sparsedrop.draw.default, uniform, emit.number(site.p, device), self.balanced)
+        drawn = emit.call(torch.ops.sparsedrop.draw.default, uniform, emit.number(site.p, device), self.balanced, grid)
         plan, scale = (emit.call(operator.getitem, drawn, i) for i in (1, 2))
         site.drawn = drawn
-        self.masks[id(site)] = mask = _Mask(drawn, plan, scale, rows, cols)
+        self.masks[id(site)] = mask = _Mask(drawn, plan, scale, (rows, cols), grid)
         return mask
 
     def _keep(self, mask: _Mask) -> fx.Node:
@@ -157,18 +157,25 @@ class Rewriter:
     def _repeated(self, mask: _Mask, repeat: int) -> fx.Node:
         if repeat == 1:
             return mask.plan
-        keep = self.emit.call(aten.cat.default, [self._keep(mask)] * repeat, 1)
-        return self.emit.call(torch.ops.sparsedrop.plan.default, keep)
+        emit, (rows, cols), device = self.emit, mask.grid, _device(mask.plan)
+        wide = emit.arithmetic(operator.mul, cols, repeat)
+        place = emit.call(aten.arange.default, emit.flat_size(rows, wide), device=device)
+        row = emit.call(aten.floor_divide.default, place, wide)
+        index = emit.call(
+            aten.add.Tensor, emit.call(aten.mul.Tensor, row, cols), emit.call(aten.remainder.Scalar, place, cols)
+        )
+        keep = emit.call(aten.index.Tensor, self._keep(mask), [index])
+        return emit.call(torch.ops.sparsedrop.plan.default, keep, [rows, wide])
 
     def _dropped(self, site: Site, source: fx.Node) -> fx.Node:
         """The block-dropped tensor itself: selected and scaled."""
         emit, mask, device = self.emit, self._mask(site, source), _device(source)
         axes = []
-        for size, block in ((mask.rows, site.block[0]), (mask.cols, site.block[1])):
+        for size, block in zip(mask.sizes, site.block, strict=True):
             index = emit.call(aten.arange.default, size, device=device)
             axes.append(emit.call(aten.floor_divide.default, index, block))
-        rows = emit.call(aten.unsqueeze.default, axes[0], 1)
-        chosen = emit.call(aten.index.Tensor, self._keep(mask), [rows, axes[1]])
+        rows = emit.call(aten.mul.Tensor, emit.call(aten.unsqueeze.default, axes[0], 1), mask.grid[1])
+        chosen = emit.call(aten.index.Tensor, self._keep(mask), [emit.call(aten.add.Tensor, rows, axes[1])])
         chosen = emit.call(aten.view.default, chosen, emit.sizes(source))
         selected = emit.call(aten.where.ScalarOther, chosen, source, 0.0, like=source)
         return emit.call(aten.mul.Tensor, selected, mask.scale, like=site.node)

@@ -1,7 +1,8 @@
 """The dense oracle: one captured graph, run twice with the same masks.
 
 Once as the pass rewrote it, and once as it was, with each fused dropout replaced by a dense selection. Random calls
-that the pass leaves alone are seeded by their place in the graph, so that both runs see the same numbers.
+that the pass leaves alone are seeded by their place in the graph, so that both runs see the same numbers. A third run
+has masks that keep everything.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, fx
 from torch_sparsedrop.passes import SparseDropPass, graphs, normalise
 from torch_sparsedrop.passes.decide import ATTENTION
-from torch_sparsedrop.passes.forms import op_name
+from torch_sparsedrop.passes.forms import is_dropout, op_name
 from torch_sparsedrop.passes.sites import Site
 
 from torch_sparsedrop.ops import packing
@@ -22,11 +23,15 @@ from torch_sparsedrop.options import Options
 
 
 class Twin:
-    """A backend whose functions run one of two versions of every graph: set ``dense`` between calls."""
+    """A backend whose functions run one of two versions of every graph: set ``dense`` between calls.
+
+    ``tiny``: the rewritten graph with a probability of almost 0 instead of its own.
+    """
 
     def __init__(self, **options: Any) -> None:
         self.options = Options.parse({"select": "all", "block": 16, **options})
         self.dense = False
+        self.tiny = False
         self.sites: list[Site] = []
         self.kept: list[float] = []
 
@@ -41,7 +46,8 @@ class Twin:
         dense = _Dense(original, run.sites, masks)
         assert all(node.meta.get("example_value") is not None for g in graphs(module.graph) for node in g.nodes
                    if node.op == "call_function" and "sparsedrop" in str(node.target))  # fmt: skip
-        return lambda *args: (dense if self.dense else fused).run(*args)
+        tiny = _Tiny(module, run.sites)
+        return lambda *args: (dense if self.dense else tiny if self.tiny else fused).run(*args)
 
 
 class _Seeded(fx.Interpreter):
@@ -71,6 +77,28 @@ class _Fused(_Seeded):
             self.masks[self.drawn[n].node.name] = keep, scale
             self.kept.append(keep.float().mean().item())
         return result
+
+
+class _Tiny(fx.Interpreter):
+    """Masks that keep everything, since p is 1e-12; what the pass left alone drops nothing."""
+
+    def __init__(self, module: fx.GraphModule, sites: list[Site]) -> None:
+        super().__init__(module)
+        self.drawn = {site.drawn for site in sites if site.drawn is not None}
+        self.left = {site.node.name for site in sites if not site.fused}
+
+    def run_node(self, n: fx.Node) -> Any:
+        args, kwargs = self.fetch_args_kwargs_from_env(n)
+        if n in self.drawn:
+            return n.target(args[0], torch.full_like(args[1], 1e-12), *args[2:])  # type: ignore[operator]
+        if n.name in self.left and is_dropout(n):
+            return args[0] if args else kwargs["input"]
+        if op_name(n) in ATTENTION:
+            place = 4 if "scaled" in op_name(n) else 10
+            if len(args) > place:
+                args = (*args[:place], 0.0, *args[place + 1 :])
+            kwargs = {**kwargs, "dropout_p": 0.0} if "dropout_p" in kwargs else kwargs
+        return getattr(self, n.op)(n.target, args, kwargs)
 
 
 class _Dense(_Seeded):

@@ -149,3 +149,16 @@ def test_vmap_over_inputs_weights_and_masks():
     )
     drawn = torch.vmap(lambda a: sparsedrop.dropout_linear(a, w[0], p=0.5, block=16), randomness="different")(x)
     assert drawn.shape == (3, 17, 19)
+
+
+def test_forward_mode_says_that_it_is_missing():
+    mask = BlockMask.draw(32, 32, 0.5, block=16)
+
+    def call(x):
+        return sparsedrop.linear(x, torch.eye(32), drop_in=mask)
+
+    x = torch.randn(32, 32)
+    with pytest.raises(NotImplementedError, match="no forward-mode"):
+        torch.func.jvp(call, (x,), (x,))
+    with torch.autograd.forward_ad.dual_level(), pytest.raises(NotImplementedError, match="no forward-mode"):
+        call(torch.autograd.forward_ad.make_dual(x, x))

@@ -33,6 +33,22 @@ class Net(nn.Module):
         return x + self.drop2(self.fc2(self.drop1(F.gelu(self.fc1(x)))))
 
 
+class Gated(Net):
+    """A mask repeated for each chunk."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, value = self.fc1(x).chunk(2, -1)
+        return x + F.linear(self.drop1(F.gelu(gate) * value), self.fc2.weight[:, :64])
+
+
+class Residual(Net):
+    """A dropout whose result is read by a linear and by others."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.drop1(x)
+        return x + self.fc2(F.softplus(self.fc1(x)))
+
+
 @pytest.fixture(autouse=True)
 def _fresh() -> None:
     torch._dynamo.reset()
@@ -130,10 +146,12 @@ def test_conflicting_overrides() -> None:
 
 @pytest.mark.parametrize("dynamic", [None, True])
 @pytest.mark.parametrize("inner", ["eager", "aot_eager"])
-@pytest.mark.parametrize("last", [(), ((2, 4), (2, 48))], ids=["many blocks", "down to one block"])
-def test_changing_shapes_cost_no_more_compiles(dynamic: bool | None, inner: str, last: Any) -> None:
-    sizes = [(8, 48), (8, 33), (8, 64), (8, 17), (3, 48), (5, 40), *last]
-    counts = []
+@pytest.mark.parametrize("block", [16, 128], ids=["several columns of blocks", "one column of blocks"])
+@pytest.mark.parametrize("network", ["Net", "Gated", "Residual"])
+def test_changing_shapes_cost_no_more_compiles(dynamic: bool | None, inner: str, block: int, network: str) -> None:
+    """Down to one block of rows, to one row, and up again."""
+    sizes = [(8, 48), (8, 33), (3, 48), (5, 40), (2, 4), (2, 48), (1, 3), (1, 1), (8, 40)]
+    counts: list[list[int]] = []
     for ours in (False, True):
         torch._dynamo.reset()
         counter = Counter()
@@ -144,13 +162,13 @@ def test_changing_shapes_cost_no_more_compiles(dynamic: bool | None, inner: str,
 
         backend: dict[str, Any] = {"backend": inside}
         if ours:
-            backend = {"backend": "sparsedrop", "options": {**OPTIONS, "inner": inside}}
-        model = torch.compile(Net(), dynamic=dynamic, **backend)
+            backend = {"backend": "sparsedrop", "options": {**OPTIONS, "block": block, "inner": inside}}
+        model = torch.compile(globals()[network](), dynamic=dynamic, **backend)
+        counts.append([])
         for batch, length in sizes:
             model(torch.randn(batch, length, 64)).sum().backward()
-        counts.append(len(counter.graphs))
-    # Up to one block of rows is a graph of its own: there the grid's first dimension is 1.
-    assert counts[1] <= counts[0] + bool(last)
+            counts[-1].append(len(counter.graphs))
+    assert counts[1] == counts[0]
 
 
 def test_symbolic_grid() -> None:

@@ -90,16 +90,28 @@ def test_a_schedule_of_p_compiles_once(module):
     assert counter.frame_count == 1
 
 
-@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
-def test_varying_batches_compile_at_most_twice(backend):
-    counter = CompileCounterWithBackend(backend)
-    layer = sparsedrop.nn.DropoutLinear(64, 32, p=0.5, block=16)
-    compiled = torch.compile(layer, backend=counter, fullgraph=True)
-    for rows in (128, 120, 77, 128, 51, 200):
-        y = compiled(torch.randn(rows, 64))
-        assert y.shape == (rows, 32)
-        y.sum().backward()
-    assert counter.frame_count <= 2
+@pytest.mark.parametrize(
+    ("backend", "block", "kind"),
+    [("aot_eager", 16, "bernoulli"), ("aot_eager", 16, "balanced"), ("aot_eager", 128, "bernoulli"),
+     ("aot_eager", 128, "balanced"), ("inductor", 128, "bernoulli")],
+)  # fmt: skip
+@pytest.mark.parametrize("dynamic", [None, True])
+def test_varying_batches_compile_as_often_as_a_plain_linear(backend, block, kind, dynamic):
+    def compiles(layer):
+        torch._dynamo.reset()
+        counter, counts = CompileCounterWithBackend(backend), []
+        compiled = torch.compile(layer, backend=counter, fullgraph=True, dynamic=dynamic)
+        for rows in (128, 120, 77, 51, 16, 7, 1, 200, 2):
+            y = compiled(torch.randn(rows, 64))
+            assert y.shape == (rows, 32)
+            y.sum().backward()
+            counts.append(counter.frame_count)
+        return counts
+
+    plain = compiles(torch.nn.Linear(64, 32))
+    assert plain[-1] <= 3
+    assert compiles(sparsedrop.nn.DropoutLinear(64, 32, p=0.5, block=block, kind=kind)) == plain
+    assert compiles(sparsedrop.nn.LinearDropout(64, 32, p=0.5, block=block, kind=kind)) == plain
 
 
 # Not "eager": there PyTorch does not restore the random state, and its own dropout draws twice, too.
@@ -123,11 +135,11 @@ def test_compiled_checkpointing_uses_the_forward_mask(backend):
 
 def test_export_with_a_dynamic_batch():
     layer = sparsedrop.nn.DropoutLinear(64, 32, p=0.5, block=16)
-    batch = torch.export.Dim("batch", min=17, max=4096)
+    batch = torch.export.Dim("batch", min=2, max=4096)
     program = torch.export.export(layer, (torch.randn(40, 64),), dynamic_shapes=({0: batch},))
     targets = [str(node.target) for node in program.graph.nodes]
     assert "sparsedrop.linear.default" in targets
-    for rows in (40, 111):
+    for rows in (40, 111, 16, 2):
         assert program.module()(torch.randn(rows, 64)).shape == (rows, 32)
 
 
@@ -173,3 +185,16 @@ def test_nothing_is_skipped_silently():
     layer = sparsedrop.nn.DropoutLinear(64, 32, p=0.5, block=16)
     torch.compile(layer, backend="aot_eager")(torch.randn(40, 64))
     assert not counters["graph_break"]
+
+
+@BACKENDS
+def test_compiled_transforms(backend):
+    x, weight, bias = torch.randn(2, 40, 32), torch.randn(24, 32), torch.randn(24)
+    mask = BlockMask.draw(40, 32, 0.5, block=16)
+
+    def loss(weight, x):
+        return sparsedrop.linear(x, weight, bias, drop_in=mask).square().mean()
+
+    for call, examples in ((torch.func.grad(loss), x[0]), (torch.vmap(torch.func.grad(loss), (None, 0)), x)):
+        compiled = torch.compile(call, backend=backend, fullgraph=True)
+        torch.testing.assert_close(compiled(weight, examples), call(weight, examples))

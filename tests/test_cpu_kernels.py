@@ -189,6 +189,11 @@ def test_draw_is_the_same_as_in_plain_pytorch(rows, cols, p, balanced, seed):
     uniform = (torch.rand(rows, cols + balanced) * 16).floor() / 16
     drawn, expected = ops.draw(uniform, torch.tensor(p), balanced), packing.draw(uniform, torch.tensor(p), balanced)
     assert all(torch.equal(a, b) for a, b in zip(drawn, expected, strict=True))
+    keep, plan, scale = ops.draw(packing.flat(uniform), torch.tensor(p), balanced, [rows, cols])
+    assert torch.equal(keep, packing.flat(expected[0]))
+    assert torch.equal(plan, expected[1])
+    assert torch.equal(scale, expected[2])
+    assert torch.equal(ops.plan(keep, [rows, cols]), plan)
 
 
 @pytest.mark.parametrize("balanced", [False, True])

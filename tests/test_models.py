@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from typing import Any
 
 import pytest
 import torch
@@ -41,6 +42,15 @@ def test_dense_oracle(case: Case) -> None:
     dense_loss.backward()
     torch.testing.assert_close(loss, dense_loss, rtol=1e-6, atol=1e-9)
     assert_close(fused, gradients(model), 1e-6)
+    # p → 0 is the model without dropout.
+    twin.dense, twin.tiny = False, True
+    loss = loss_of(compiled(**batch))
+    loss.backward()
+    tiny = gradients(model)
+    plain = loss_of(model.eval()(**batch))
+    plain.backward()
+    torch.testing.assert_close(loss, plain, rtol=1e-6, atol=1e-9)
+    assert_close(tiny, gradients(model), 1e-6)
 
 
 def step(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -93,22 +103,24 @@ def test_inductor(case: Case) -> None:
 
 
 def test_the_pass_is_quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Under 3 % of Inductor's compile time, which is at least three times that of aot_eager."""
-    spent = 0.0
-    run = SparseDropPass.__call__
+    """Under 3 % of what the inner compile takes, even aot_eager's; Inductor's takes ten times as long."""
+    spent = {"pass": 0.0, "inner": 0.0}
 
-    def timed(self: SparseDropPass, graph: torch.fx.Graph) -> None:
-        nonlocal spent
-        start = time.perf_counter()
-        run(self, graph)
-        spent += time.perf_counter() - start
+    def timed(name: str, call: Any) -> Any:
+        def run(*args: Any) -> Any:
+            start = time.thread_time()
+            result = call(*args)
+            spent[name] += time.thread_time() - start
+            return result
 
-    monkeypatch.setattr(SparseDropPass, "__call__", timed)
+        return run
+
+    monkeypatch.setattr(SparseDropPass, "__call__", timed("pass", SparseDropPass.__call__))
     model, batch = CASES["bart"].make()
-    sparsedrop.convert(model, inner="aot_eager", select="all", block=16)
-    start = time.perf_counter()
+    inner = timed("inner", torch._dynamo.lookup_backend("aot_eager"))
+    sparsedrop.convert(model, inner=inner, select="all", block=16)
     model(**batch)
-    assert 0 < spent < 0.1 * (time.perf_counter() - start)
+    assert 0 < spent["pass"] < 0.03 * spent["inner"]
 
 
 @pytest.mark.parametrize(

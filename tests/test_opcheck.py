@@ -6,6 +6,7 @@ from problems import DTYPES, LAYOUTS, lay_out
 
 from torch_sparsedrop import BlockMask
 from torch_sparsedrop.ops import REVISION
+from torch_sparsedrop.ops.checks import flat_size
 
 M, N, K = 40, 33, 50
 
@@ -45,3 +46,12 @@ def test_plan_and_draw(shape):
     for balanced in (False, True):
         uniform = torch.rand(shape[0], shape[1] + balanced)
         torch.library.opcheck(torch.ops.sparsedrop.draw.default, (uniform, torch.tensor(0.3), balanced))
+
+
+@pytest.mark.parametrize("grid", [(0, 3), (1, 1), (4, 70), (65, 1)])
+def test_flat_plan_and_draw(grid):
+    keep = torch.rand(flat_size(*grid)) > 0.5
+    torch.library.opcheck(torch.ops.sparsedrop.plan.default, (keep, grid))
+    for balanced in (False, True):
+        uniform = torch.rand(flat_size(grid[0], grid[1] + balanced))
+        torch.library.opcheck(torch.ops.sparsedrop.draw.default, (uniform, torch.tensor(0.3), balanced, grid))

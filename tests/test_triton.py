@@ -108,6 +108,11 @@ def test_plan_and_draw_equal_packing(grid, p):
         for mine, theirs in zip(got, packing.draw(uniform, torch.tensor(p), balanced), strict=True):
             assert mine.dtype == theirs.dtype
             assert torch.equal(mine, theirs)
+        keep, packed, _ = plan.draw(packing.flat(uniform), torch.tensor(p), balanced, grid)
+        assert keep.shape == packing.flat(got[0]).shape
+        assert torch.equal(packing.matrix(keep, rows, cols), got[0])
+        assert torch.equal(packed, got[1])
+        assert torch.equal(plan.plan(keep, grid), got[1])
     keep = torch.rand(cols, rows).t() >= p
     assert torch.equal(plan.plan(keep), packing.pack(keep))
 

@@ -138,6 +138,29 @@ def _() -> Any:
     return BartForConditionalGeneration(config), _text()
 
 
+@case("modernbert", {"A": 1, "B": 2, "C": 2}, {"E": 2})
+def _() -> Any:
+    from transformers import ModernBertConfig, ModernBertForMaskedLM
+
+    config = ModernBertConfig(
+        num_hidden_layers=2, hidden_size=WIDTH, num_attention_heads=2, intermediate_size=128, vocab_size=VOCABULARY,
+        max_position_embeddings=64, embedding_dropout=P, mlp_dropout=P, attention_dropout=P, pad_token_id=0,
+        bos_token_id=1, eos_token_id=2, cls_token_id=1, sep_token_id=2,
+    )  # fmt: skip
+    return ModernBertForMaskedLM(config), _text()
+
+
+@case("falcon", {"C": 2})
+def _() -> Any:
+    from transformers import FalconConfig, FalconForCausalLM
+
+    config = FalconConfig(
+        num_hidden_layers=2, hidden_size=WIDTH, num_attention_heads=2, vocab_size=VOCABULARY, hidden_dropout=P,
+        bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    return FalconForCausalLM(config), _text()
+
+
 @case("opt", {"C": 4}, {"E": 2})
 def _() -> Any:
     from transformers import OPTConfig, OPTForCausalLM
@@ -190,6 +213,20 @@ for _activation in ("relu", "gelu"):
             layer = nn.TransformerEncoderLayer(WIDTH, 2, 128, P, activation, norm_first=first, batch_first=True)
             model = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
             return model, {"src": torch.randn(2, ROWS, WIDTH)}
+
+
+@case("transformer", {"B": 4, "C": 10}, {"E": 6})
+def _() -> Any:
+    class Translator(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.transformer = nn.Transformer(WIDTH, 2, 2, 2, 128, P, batch_first=True)
+
+        def forward(self, src: Tensor, tgt: Tensor) -> Tensor:
+            mask = nn.Transformer.generate_square_subsequent_mask(tgt.shape[1], dtype=tgt.dtype)
+            return self.transformer(src, tgt, tgt_mask=mask, tgt_is_causal=True)
+
+    return Translator(), {"src": torch.randn(2, ROWS, WIDTH), "tgt": torch.randn(2, 12, WIDTH)}
 
 
 @case("vgg", {"B": 2})

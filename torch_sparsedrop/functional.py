@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .masks import KINDS, Block, BlockMask, Kind, Probability, check_p
+from .masks import Block, BlockMask, Kind, Probability, check_kind, check_p, draw
 from .ops import autograd
 from .ops.autocast import cast_operands
 from .ops.checks import check_block, check_linear, check_shapes
@@ -33,28 +34,62 @@ def linear(
     """
     if drop_in is None and drop_out is None:
         return F.linear(x, weight, bias)
-    check_shapes(x, weight)
+    if torch.compiler.is_compiling():
+        _check(x, weight, bias, drop_in, drop_out)
+        return _fused(x, weight, bias, drop_in, drop_out)
+    try:
+        return _fused(x, weight, bias, drop_in, drop_out)
+    except Exception as error:
+        failure = error
+    _check(x, weight, bias, drop_in, drop_out)
+    raise failure
+
+
+def _fused(
+    x: Tensor, weight: Tensor, bias: Tensor | None, drop_in: BlockMask | None, drop_out: BlockMask | None
+) -> Tensor:
+    """The op. It checks its arguments itself: in eager mode, `_check` only explains a failure in the caller's words."""
     x, weight, bias = cast_operands(x, weight, bias)
-    m, n, k = check_linear(x, weight, bias)
-    into = _mask_arguments(drop_in, "drop_in", x, m, k)
-    out = _mask_arguments(drop_out, "drop_out", x, m, n)
+    rows, (outputs, inputs) = _rows(x), weight.shape
+    into, out = _arguments(drop_in, rows, inputs), _arguments(drop_out, rows, outputs)
+    return autograd.linear(x, weight, bias, *into, *out, REVISION)
+
+
+def _arguments(mask: BlockMask | None, rows: int, cols: int) -> tuple[Any, Any, Any]:
+    if mask is None:
+        return None, None, ()
+    if mask.shape != (rows, cols):
+        raise ValueError("the mask does not fit")
+    return mask.plan, mask.scale, mask.block
+
+
+def _rows(x: Tensor) -> int:
+    shape = x.shape
+    return shape[0] if len(shape) == 2 else math.prod(shape[:-1])
+
+
+def _check(
+    x: Tensor, weight: Tensor, bias: Tensor | None, drop_in: BlockMask | None, drop_out: BlockMask | None
+) -> None:
+    check_shapes(x, weight)
+    m, n, k = check_linear(*cast_operands(x, weight, bias))
+    _check_mask(drop_in, "drop_in", x, m, k)
+    _check_mask(drop_out, "drop_out", x, m, n)
     if drop_in is not None and drop_out is not None and drop_in.block[0] != drop_out.block[0]:
         raise ValueError(
             f"drop_in and drop_out must have equal row blocks, got blocks {drop_in.block} and {drop_out.block}"
         )
-    return autograd.linear(x, weight, bias, *into, *out, REVISION)
 
 
-def _mask_arguments(mask: BlockMask | None, name: str, x: Tensor, rows: int, cols: int) -> tuple[Any, Any, list[int]]:
+def _check_mask(mask: BlockMask | None, name: str, x: Tensor, rows: int, cols: int) -> None:
     if mask is None:
-        return None, None, []
+        return
     if not isinstance(mask, BlockMask):
         raise TypeError(f"{name} must be a BlockMask or None, got {type(mask).__name__}")
     if mask.shape != (rows, cols):
         raise ValueError(f"{name} must mask {rows} × {cols} elements, got a mask for {mask.shape[0]} × {mask.shape[1]}")
-    if mask.keep.device != x.device:
-        raise ValueError(f"{name} must be on x's device {x.device}, got {mask.keep.device}")
-    return mask.plan, mask.scale, list(mask.block)
+    if mask.device != x.device:
+        raise ValueError(f"{name} must be on x's device {x.device}, got {mask.device}")
 
 
 def dropout_linear(
@@ -71,9 +106,11 @@ def dropout_linear(
 
     X: (..., K), W: (N, K), Y: (..., N). Outside training, and where p is the float 0, the plain linear.
     """
-    if _inactive(p, training, block, kind):
+    sizes = _active_block(p, training, block, kind)
+    if sizes is None:
         return F.linear(x, weight, bias)
-    mask = BlockMask.draw(*_shape(x, weight, 1), p, block=block, kind=kind, device=x.device)
+    check_shapes(x, weight)
+    mask = draw(_rows(x), weight.shape[1], p, sizes, kind == "balanced", x.device)
     return linear(x, weight, bias, drop_in=mask)
 
 
@@ -91,22 +128,17 @@ def linear_dropout(
 
     X: (..., K), W: (N, K), Y: (..., N). Outside training, and where p is the float 0, the plain linear.
     """
-    if _inactive(p, training, block, kind):
+    sizes = _active_block(p, training, block, kind)
+    if sizes is None:
         return F.linear(x, weight, bias)
-    mask = BlockMask.draw(*_shape(x, weight, 0), p, block=block, kind=kind, device=x.device)
+    check_shapes(x, weight)
+    mask = draw(_rows(x), weight.shape[0], p, sizes, kind == "balanced", x.device)
     return linear(x, weight, bias, drop_out=mask)
 
 
-def _shape(x: Tensor, weight: Tensor, side: int) -> tuple[int, int]:
-    """Rows of x, and weight's inputs (side 1) or outputs (side 0)."""
-    check_shapes(x, weight)
-    return math.prod(x.shape[:-1]), weight.shape[side]
-
-
-def _inactive(p: Probability, training: bool, block: Block, kind: str) -> bool:
-    """Whether there is nothing to drop; bad arguments are refused either way."""
+def _active_block(p: Probability, training: bool, block: Block, kind: str) -> tuple[int, int] | None:
+    """The block, or None where there is nothing to drop; bad arguments are refused either way."""
     check_p(p)
-    check_block(block)
-    if kind not in KINDS:
-        raise ValueError(f"kind must be one of {KINDS}, got {kind!r}")
-    return not training or (not isinstance(p, Tensor) and p == 0)
+    sizes = check_block(block)
+    check_kind(kind)
+    return sizes if training and (isinstance(p, Tensor) or p != 0) else None

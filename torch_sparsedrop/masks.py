@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from .ops import packing
-from .ops.checks import check_block, grid_of
+from .ops.checks import check_block, flat_size, grid_of
 
 Block = int | tuple[int, int]
 Kind = Literal["bernoulli", "balanced"]
@@ -30,12 +30,12 @@ class BlockMask:
         plan: the grid in the packed form that kernels walk (opaque).
     """
 
-    __slots__ = ("block", "keep", "plan", "scale", "shape")
+    __slots__ = ("_flat", "block", "plan", "scale", "shape")
 
     def __init__(
-        self, keep: Tensor, plan: Tensor, scale: Tensor, shape: tuple[int, int], block: tuple[int, int]
+        self, flat: Tensor, plan: Tensor, scale: Tensor, shape: tuple[int, int], block: tuple[int, int]
     ) -> None:
-        self.keep = keep
+        self._flat = flat
         self.plan = plan
         self.scale = scale
         self.shape = shape
@@ -57,22 +57,13 @@ class BlockMask:
         more, so that rows do nearly equal work. ``p`` is a float in [0, 1], or a 0-dim tensor, which the host never
         reads (it is clamped).
         """
-        shape = check_shape(rows, cols)
+        rows, cols = check_shape(rows, cols)
         sizes = check_block(block)
-        if kind not in KINDS:
-            raise ValueError(f"kind must be one of {KINDS}, got {kind!r}")
+        check_kind(kind)
         check_p(p)
         if isinstance(p, Tensor):
             device = p.device if device is None else device
-        balanced = kind == "balanced"
-        grid_rows, grid_cols = grid_of(*shape, sizes)
-        uniform = torch.rand((grid_rows, grid_cols + balanced), dtype=torch.float32, device=device)
-        if isinstance(p, Tensor):
-            probability = p.detach().to(torch.float32)
-        else:
-            probability = torch.full((), p, dtype=torch.float32, device=uniform.device)
-        keep, plan, scale = torch.ops.sparsedrop.draw(uniform, probability, balanced)
-        return BlockMask(keep, plan, scale, shape, sizes)
+        return draw(rows, cols, p, sizes, kind == "balanced", device)
 
     @staticmethod
     def from_keep(keep: Tensor, rows: int, cols: int, *, block: Block, scale: float | Tensor = 1.0) -> BlockMask:
@@ -89,33 +80,64 @@ class BlockMask:
                 f"got shape {tuple(keep.shape)}"
             )
         plan = torch.ops.sparsedrop.plan(keep)
-        return BlockMask(keep, plan, _scale(scale, keep.device), shape, sizes)
+        return BlockMask(packing.flat(keep), plan, _scale(scale, keep.device), shape, sizes)
 
     def with_scale(self, scale: float | Tensor) -> BlockMask:
         """The same kept blocks, multiplied by another number."""
-        return BlockMask(self.keep, self.plan, _scale(scale, self.keep.device), self.shape, self.block)
+        return BlockMask(self._flat, self.plan, _scale(scale, self.device), self.shape, self.block)
+
+    @property
+    def keep(self) -> Tensor:
+        return packing.matrix(self._flat, *grid_of(*self.shape, self.block))
 
     def dense(self) -> Tensor:
         """The bool mask over elements, (rows, cols), unscaled."""
-        return packing.spread(self.keep, *self.shape, self.block)
+        return packing.spread(self._flat, *self.shape, self.block)
 
     @property
     def density(self) -> Tensor:
         """Kept elements over all elements, a 0-dim float32 tensor (1 for an empty matrix)."""
         rows, cols = self.shape
         if rows * cols == 0:
-            return self.keep.new_ones((), dtype=torch.float32)
-        heights = packing.block_sizes(rows, self.block[0], self.keep.device)
-        widths = packing.block_sizes(cols, self.block[1], self.keep.device)
+            return self._flat.new_ones((), dtype=torch.float32)
+        heights = packing.block_sizes(rows, self.block[0], self.device)
+        widths = packing.block_sizes(cols, self.block[1], self.device)
         kept = (self.keep * heights[:, None] * widths).sum()
         return (kept.double() / (rows * cols)).float()
 
     @property
     def device(self) -> torch.device:
-        return self.keep.device
+        return self._flat.device
 
     def __repr__(self) -> str:
-        return f"BlockMask(shape={self.shape}, block={self.block}, grid={tuple(self.keep.shape)}, device={self.device})"
+        grid = grid_of(*self.shape, self.block)
+        return f"BlockMask(shape={self.shape}, block={self.block}, grid={grid}, device={self.device})"
+
+
+def draw(
+    rows: int, cols: int, p: Probability, block: tuple[int, int], balanced: bool, device: torch.device | str | None
+) -> BlockMask:
+    """`BlockMask.draw` with arguments that are known to be good."""
+    grid = grid_of(rows, cols, block)
+    # The numbers of torch.rand(grid).
+    uniform = torch.rand(flat_size(grid[0], grid[1] + balanced), dtype=torch.float32, device=device)
+    flat, plan, scale = _DRAW(uniform, _as_tensor(p, uniform.device), balanced, grid)
+    return BlockMask(flat, plan, scale, (rows, cols), block)
+
+
+_DRAW = torch.ops.sparsedrop.draw.default
+
+
+def _as_tensor(p: Probability, device: torch.device) -> Tensor:
+    """``p`` as the op takes it."""
+    if not isinstance(p, Tensor):
+        return torch.full((), p, dtype=torch.float32, device=device)
+    return p.detach().to(torch.float32) if p.requires_grad or p.dtype != torch.float32 else p
+
+
+def check_kind(kind: str) -> None:
+    if kind not in KINDS:
+        raise ValueError(f"kind must be one of {KINDS}, got {kind!r}")
 
 
 def check_p(p: Probability, name: str = "p") -> None:
@@ -151,7 +173,7 @@ def _scale(scale: float | Tensor, device: torch.device) -> Tensor:
 
 
 def _flatten(mask: BlockMask) -> tuple[list[Any], Any]:
-    return [mask.keep, mask.plan, mask.scale], (mask.shape, mask.block)
+    return [mask._flat, mask.plan, mask.scale], (mask.shape, mask.block)
 
 
 def _unflatten(children: Any, context: Any) -> BlockMask:

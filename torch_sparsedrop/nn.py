@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .functional import dropout_linear, linear_dropout
-from .masks import KINDS, Block, Kind, check_p
+from .masks import Block, Kind, check_kind, check_p
 from .ops.checks import check_block
 
 
@@ -33,8 +33,7 @@ class _BlockDropout(nn.Linear):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(in_features, out_features, bias, device=device, dtype=dtype)
-        if kind not in KINDS:
-            raise ValueError(f"kind must be one of {KINDS}, got {kind!r}")
+        check_kind(kind)
         self.block = check_block(block)
         self.kind = kind
         self.register_buffer("_p", torch.zeros((), dtype=torch.float32, device=device), persistent=False)

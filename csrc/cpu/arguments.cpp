@@ -8,6 +8,18 @@ std::string shape_of(const Tensor& tensor) {
   return text + ")";
 }
 
+Tensor new_tensor(const Blocks& shape, ScalarType type) {
+  Blocks strides(shape.size());
+  int64_t step = 1;
+  for (size_t i = shape.size(); i-- > 0; step *= std::max<int64_t>(shape[i], 1)) strides[i] = step;
+  const auto code = torch::stable::detail::to<int32_t>(torch::stable::detail::from(type));
+  AtenTensorHandle made;
+  const auto status = aoti_torch_empty_strided(static_cast<int64_t>(shape.size()), shape.data(), strides.data(), code,
+                                               aoti_torch_device_type_cpu(), -1, &made);
+  STD_TORCH_CHECK(status == AOTI_TORCH_SUCCESS, "no memory for a tensor of ", step, " elements");
+  return Tensor(made);
+}
+
 Element element_of(const Tensor& tensor, const char* op) {
   switch (tensor.scalar_type()) {
     case ScalarType::Float: return Element::float32;

@@ -22,6 +22,9 @@ using Blocks = std::vector<int64_t>;
 
 std::string shape_of(const Tensor&);
 
+// A new contiguous tensor; torch::stable::new_empty boxes its arguments for the dispatcher, which takes longer.
+Tensor new_tensor(const Blocks& shape, ScalarType);
+
 Element element_of(const Tensor&, const char* op);
 
 // A tensor of any rank as the rows that F.linear sees.
@@ -54,7 +57,8 @@ Tensor linear(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
 Tensor weight_grad(const Tensor& grad, const Tensor& x, const OptionalTensor& plan_in, const OptionalTensor& scale_in,
                    Blocks block_in, const OptionalTensor& plan_out, const OptionalTensor& scale_out, Blocks block_out,
                    int64_t revision);
-Tensor plan(const Tensor& keep);
-std::tuple<Tensor, Tensor, Tensor> draw(const Tensor& uniform, const Tensor& p, bool balanced);
+// `sizes`: rows and columns of a grid that comes flat.
+Tensor plan(const Tensor& keep, Blocks sizes);
+std::tuple<Tensor, Tensor, Tensor> draw(const Tensor& uniform, const Tensor& p, bool balanced, Blocks sizes);
 
 }  // namespace sparsedrop

@@ -23,7 +23,7 @@ Tensor linear(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
 
   std::vector<int64_t> shape(x.sizes().begin(), x.sizes().end());
   shape.back() = columns;
-  Tensor y = torch::stable::new_empty(x, shape);
+  Tensor y = new_tensor(shape, x.scalar_type());
 
   MaskedMatmul matmul{};
   matmul.element = element;

@@ -33,10 +33,9 @@ void describe_rows(const Grid& grid, int32_t* bits, int32_t* count, int32_t* ord
   std::stable_sort(order, order + grid.rows, [&](int32_t a, int32_t b) { return count[a] > count[b]; });
 }
 
-Tensor pack_plan(const Grid& grid, const Tensor& like) {
+Tensor pack_plan(const Grid& grid) {
   const PlanLayout at = plan_layout(grid.rows, grid.columns);
-  const int64_t shape[] = {at.size};
-  Tensor plan = torch::stable::new_empty(like, {shape, 1}, ScalarType::Int);
+  Tensor plan = new_tensor({at.size}, ScalarType::Int);
   auto words = static_cast<int32_t*>(plan.mutable_data_ptr());
   std::fill_n(words, at.size, 0);
   describe_rows(grid, words + at.row_bits, words + at.row_count, words + at.row_order, words + at.row_index);
@@ -63,18 +62,37 @@ void keep_balanced(const float* uniform, double p, int64_t rows, int64_t columns
   }
 }
 
-}  // namespace
-
-Tensor plan(const Tensor& keep) {
-  STD_TORCH_CHECK(keep.scalar_type() == ScalarType::Bool && keep.dim() == 2, "keep must be a two-dimensional bool tensor, got ",
-                  keep.scalar_type(), " of shape ", shape_of(keep));
-  return pack_plan({static_cast<const bool*>(keep.const_data_ptr()), keep.size(0), keep.size(1), keep.stride(0), keep.stride(1)},
-                   keep);
+// Never one element: see flat_size in torch_sparsedrop/ops/checks.py.
+int64_t flat_size(int64_t rows, int64_t columns) {
+  const int64_t size = rows * columns;
+  return columns > 1 ? size : std::max<int64_t>(size, 2);
 }
 
-std::tuple<Tensor, Tensor, Tensor> draw(const Tensor& uniform_, const Tensor& p_, bool balanced) {
-  STD_TORCH_CHECK(uniform_.scalar_type() == ScalarType::Float && uniform_.dim() == 2 && (!balanced || uniform_.size(1) > 0),
-                  "uniform must be a two-dimensional float32 tensor", balanced ? " with a column more than the grid" : "",
+// A matrix, or the elements of a grid of the given sizes; either has `extra` columns more.
+bool is_grid(const Tensor& tensor, const Blocks& sizes, int64_t extra) {
+  if (sizes.empty()) return tensor.dim() == 2 && tensor.size(1) >= extra;
+  return sizes.size() == 2 && sizes[0] >= 0 && sizes[1] >= 0 && tensor.dim() == 1 &&
+         tensor.size(0) == flat_size(sizes[0], sizes[1] + extra);
+}
+
+std::string described(const Blocks& sizes) {
+  if (sizes.size() != 2) return "two-dimensional";
+  return "flat, of a grid of " + std::to_string(sizes[0]) + " x " + std::to_string(sizes[1]);
+}
+
+}  // namespace
+
+Tensor plan(const Tensor& keep, Blocks sizes) {
+  STD_TORCH_CHECK(keep.scalar_type() == ScalarType::Bool && is_grid(keep, sizes, 0), "keep must be a bool tensor, ",
+                  described(sizes), ", got ", keep.scalar_type(), " of shape ", shape_of(keep));
+  const auto data = static_cast<const bool*>(keep.const_data_ptr());
+  if (!sizes.empty()) return pack_plan({data, sizes[0], sizes[1], sizes[1] * keep.stride(0), keep.stride(0)});
+  return pack_plan({data, keep.size(0), keep.size(1), keep.stride(0), keep.stride(1)});
+}
+
+std::tuple<Tensor, Tensor, Tensor> draw(const Tensor& uniform_, const Tensor& p_, bool balanced, Blocks sizes) {
+  STD_TORCH_CHECK(uniform_.scalar_type() == ScalarType::Float && is_grid(uniform_, sizes, balanced),
+                  "uniform must be a float32 tensor, ", described(sizes), balanced ? ", with a column more than the grid" : "",
                   ", got ", uniform_.scalar_type(), " of shape ", shape_of(uniform_));
   STD_TORCH_CHECK(p_.scalar_type() == ScalarType::Float && p_.dim() == 0, "p must be a 0-dim float32 tensor, got ",
                   p_.scalar_type(), " of shape ", shape_of(p_));
@@ -83,17 +101,20 @@ std::tuple<Tensor, Tensor, Tensor> draw(const Tensor& uniform_, const Tensor& p_
   const Tensor source = uniform_.is_contiguous() ? uniform_ : torch::stable::contiguous(uniform_);
   const auto uniform = static_cast<const float*>(source.const_data_ptr());
 
-  const int64_t rows = source.size(0), columns = source.size(1) - balanced, shape[] = {rows, columns};
-  Tensor keep = torch::stable::new_empty(source, {shape, 2}, ScalarType::Bool);
+  const bool flat = !sizes.empty();
+  const int64_t rows = flat ? sizes[0] : source.size(0), columns = flat ? sizes[1] : source.size(1) - balanced;
+  const Blocks shape = flat ? Blocks{flat_size(rows, columns)} : Blocks{rows, columns};
+  Tensor keep = new_tensor(shape, ScalarType::Bool);
   auto kept = static_cast<bool*>(keep.mutable_data_ptr());
+  if (flat) std::fill(kept + rows * columns, kept + shape[0], false);
   if (balanced)
     keep_balanced(uniform, p, rows, columns, kept);
   else
     for (int64_t i = 0; i < rows * columns; ++i) kept[i] = uniform[i] >= p;
 
-  Tensor scale = torch::stable::new_empty(p_, p_.sizes(), ScalarType::Float);
+  Tensor scale = new_tensor({}, ScalarType::Float);
   *static_cast<float*>(scale.mutable_data_ptr()) = p < 1 ? static_cast<float>(1 / (1 - static_cast<double>(p))) : 0.0f;
-  return {keep, pack_plan({kept, rows, columns, columns, 1}, keep), scale};
+  return {keep, pack_plan({kept, rows, columns, columns, 1}), scale};
 }
 
 }  // namespace sparsedrop

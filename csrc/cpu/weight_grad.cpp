@@ -36,8 +36,7 @@ Tensor weight_grad(const Tensor& grad, const Tensor& x, const OptionalTensor& pl
   const Mask out = read_mask("out", plan_out, scale_out, block_out, output.rows, output.columns);
   const int64_t block_rows = common_block_rows(in, out);
 
-  const int64_t shape[] = {output.columns, input.columns};
-  Tensor result = torch::stable::new_empty(x, {shape, 2});
+  Tensor result = new_tensor({output.columns, input.columns}, x.scalar_type());
 
   const Dimension steps = dimension(input.rows, block_rows);
   const Side columns{dimension(output.columns, out.block_columns), output.tensor.const_data_ptr(), output.column_stride,

@@ -15,6 +15,9 @@ _DEVICES = {device for device in ("cpu", "cuda", "xpu", "mps") if torch.amp.is_a
 
 def cast_operands(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
     """The operands in the active autocast dtype; float64 stays, as it does for PyTorch's own ops."""
+    # One quick question; Dynamo knows the answer anyway, and cannot trace it.
+    if not torch.compiler.is_compiling() and not torch._C._is_any_autocast_enabled():
+        return x, weight, bias
     device = x.device.type
     if device not in _DEVICES or not torch.is_autocast_enabled(device):
         return x, weight, bias

@@ -2,7 +2,7 @@
 
     dX = s · M_in ⊙ ((M_out ⊙ dY) W)             `linear` with the masks exchanged
     dW = s · (M_out ⊙ dY)ᵀ (M_in ⊙ X)            `weight_grad`
-    db = s_out · Σ_rows (M_out ⊙ dY)             `weight_grad` against a column of ones
+    db = s_out · Σ_rows (M_out ⊙ dY)             `weight_grad` against a column of ones, or without M_out a sum
 
 with s = s_in · s_out. The derivatives of `weight_grad` are `linear` again, so gradients of any order
 follow. `linear` and `weight_grad` here are the entrance from Python (cheap in eager mode, right under
@@ -61,7 +61,9 @@ def _linear_backward(linear: Callable[..., Tensor], weight_grad: Callable[..., T
         dw = weight_grad(x, grad, *exchanged, REVISION).t()
     elif needs_weight:
         dw = weight_grad(grad, x, *masks, REVISION)
-    if needs_bias:
+    if needs_bias and masks[3] is None:
+        db = grad.sum(tuple(range(grad.dim() - 1))) if grad.dim() > 1 else grad
+    elif needs_bias:
         ones = grad.new_ones(()).expand(*grad.shape[:-1], 1)
         db = weight_grad(grad, ones, None, None, [], *masks[3:], REVISION).squeeze(1)
     return dx, dw, db, *[None] * 7
@@ -80,32 +82,10 @@ def _weight_grad_backward(linear: Callable[..., Tensor], ctx: Any, cotangent: Te
     return dgrad, dx, *[None] * 7
 
 
-class Linear(torch.autograd.Function):
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(*args: Any) -> Tensor:
-        return _below_autograd(torch.ops.sparsedrop.linear.default, args)
-
-    setup_context = staticmethod(_linear_setup)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:
-        return _linear_backward(linear, weight_grad, ctx, grad)
-
-
-class WeightGrad(torch.autograd.Function):
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(*args: Any) -> Tensor:
-        return _below_autograd(torch.ops.sparsedrop.weight_grad.default, args)
-
-    setup_context = staticmethod(_weight_grad_setup)
-
-    @staticmethod
-    def backward(ctx: Any, cotangent: Tensor) -> Any:
-        return _weight_grad_backward(linear, ctx, cotangent)
+def _no_forward_mode(ctx: Any, *tangents: Any) -> Any:
+    raise NotImplementedError(
+        "torch_sparsedrop has no forward-mode derivatives; use reverse mode (backward, torch.func.grad, vjp, jacrev)"
+    )
 
 
 def _below_autograd(op: Any, args: tuple[Any, ...]) -> Tensor:
@@ -114,24 +94,63 @@ def _below_autograd(op: Any, args: tuple[Any, ...]) -> Tensor:
         return op(*args)
 
 
-def _entrance(function: type[torch.autograd.Function], op: Any) -> Callable[..., Tensor]:
+def _entrance(op: Any, setup: Callable[..., None], differentiate: Callable[..., Any]) -> Callable[..., Tensor]:
     """The differentiable op, by the cheapest way that is right where it is called."""
+
+    class Transformed(torch.autograd.Function):
+        """What `torch.func` can see through."""
+
+        generate_vmap_rule = True
+
+        @staticmethod
+        def forward(*args: Any) -> Tensor:
+            return _below_autograd(op, args)
+
+        setup_context = staticmethod(setup)
+        backward = staticmethod(differentiate)
+        jvp = staticmethod(_no_forward_mode)
+
+    class Eager(torch.autograd.Function):
+        """The same in one step, which is quicker."""
+
+        @staticmethod
+        def forward(ctx: Any, *args: Any) -> Tensor:
+            output = _below_autograd(op, args)
+            setup(ctx, args, output)
+            return output
+
+        backward = staticmethod(differentiate)
+        jvp = staticmethod(_no_forward_mode)
+
     # What Function.apply ends in. On its way there it inspects forward's signature: 10 µs a call.
-    apply = super(torch.autograd.Function, function).apply  # type: ignore[misc]
+    apply = super(torch.autograd.Function, Eager).apply
+
+    # Dynamo cannot trace a Function under a transform; AOTAutograd sees through this call.
+    @torch.compiler.allow_in_graph
+    def transformed(*args: Any) -> Tensor:
+        return Transformed.apply(*args)
 
     def call(*args: Any) -> Tensor:
+        if torch._C._are_functorch_transforms_active():
+            return transformed(*args)
         if torch.compiler.is_compiling():
             # Free there, and compile caches refuse graphs that hold an autograd.Function.
             return op(*args)
-        if torch._C._are_functorch_transforms_active():
-            return function.apply(*args)
         return apply(*args) if torch.is_grad_enabled() else _below_autograd(op, args)
 
     return call
 
 
-linear = _entrance(Linear, torch.ops.sparsedrop.linear.default)
-weight_grad = _entrance(WeightGrad, torch.ops.sparsedrop.weight_grad.default)
+linear: Callable[..., Tensor] = _entrance(
+    torch.ops.sparsedrop.linear.default,
+    _linear_setup,
+    lambda ctx, grad: _linear_backward(linear, weight_grad, ctx, grad),
+)
+weight_grad: Callable[..., Tensor] = _entrance(
+    torch.ops.sparsedrop.weight_grad.default,
+    _weight_grad_setup,
+    lambda ctx, cotangent: _weight_grad_backward(linear, ctx, cotangent),
+)
 
 torch.library.register_autograd(
     "sparsedrop::linear",

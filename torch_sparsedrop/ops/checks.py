@@ -18,6 +18,35 @@ def grid_of(rows: int, cols: int, block: Sequence[int]) -> tuple[int, int]:
     return (rows + block[0] - 1) // block[0], (cols + block[1] - 1) // block[1]
 
 
+def flat_size(rows: int, cols: int) -> int:
+    """Elements of a flat grid: rows · cols, but never one, which the compiler would make a graph of its own for."""
+    size = rows * cols
+    if isinstance(cols, int) and cols > 1:
+        return size
+    return max(size, 2) if isinstance(size, int) else torch.sym_max(size, 2)
+
+
+def check_grid(tensor: Tensor, name: str, dtype: torch.dtype, grid: Sequence[int], extra: int = 0) -> tuple[int, int]:
+    """Rows and columns of a grid of blocks. ``extra``: columns that ``tensor`` has beyond the grid's."""
+    if tensor.dtype == dtype and not len(grid) and tensor.dim() == 2 and tensor.shape[1] >= extra:
+        return tensor.shape[0], tensor.shape[1] - extra
+    fits = len(grid) == 2 and tensor.dim() == 1 and tensor.shape[0] == flat_size(grid[0], grid[1] + extra)
+    if tensor.dtype != dtype or not fits:
+        kind = str(dtype).removeprefix("torch.")
+        wanted = f"flat, of a grid {tuple(grid)}" if len(grid) else "2-dim"
+        columns = " with a column more than the grid" if extra else ""
+        got = f"{tensor.dtype} of shape {tuple(tensor.shape)}"
+        raise ValueError(f"{name} must be {kind} and {wanted}{columns}, got {got}")
+    return grid[0], grid[1]
+
+
+def check_p_tensor(p: Tensor, uniform: Tensor) -> None:
+    if p.dtype != torch.float32 or p.dim() != 0:
+        raise ValueError(f"p must be a 0-dim float32 tensor, got {p.dtype} of shape {tuple(p.shape)}")
+    if p.device != uniform.device:
+        raise ValueError(f"p must be on uniform's device {uniform.device}, got {p.device}")
+
+
 def check_block(block: object, name: str = "block") -> tuple[int, int]:
     """``block`` as two ints of at least 16."""
     pair = (block, block) if isinstance(block, int) else block

@@ -7,23 +7,23 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .checks import check_linear, check_masks, check_weight_grad
+from .checks import check_grid, check_linear, check_masks, check_p_tensor, check_weight_grad, flat_size
 from .layout import layout
 from .schema import library
 
 
 @torch.library.register_fake("sparsedrop::plan", lib=library)
-def plan(keep: Tensor) -> Tensor:
-    check_keep(keep)
-    return keep.new_empty((layout(*keep.shape).size,), dtype=torch.int32)
+def plan(keep: Tensor, grid: Sequence[int] = ()) -> Tensor:
+    rows, cols = check_grid(keep, "keep", torch.bool, grid)
+    return keep.new_empty((layout(rows, cols).size,), dtype=torch.int32)
 
 
 @torch.library.register_fake("sparsedrop::draw", lib=library)
-def draw(uniform: Tensor, p: Tensor, balanced: bool) -> tuple[Tensor, Tensor, Tensor]:
-    check_draw(uniform, p)
-    rows, cols = uniform.shape[0], uniform.shape[1] - int(balanced)
+def draw(uniform: Tensor, p: Tensor, balanced: bool, grid: Sequence[int] = ()) -> tuple[Tensor, Tensor, Tensor]:
+    rows, cols = check_grid(uniform, "uniform", torch.float32, grid, int(balanced))
+    check_p_tensor(p, uniform)
     return (
-        uniform.new_empty((rows, cols), dtype=torch.bool),
+        uniform.new_empty((flat_size(rows, cols),) if len(grid) else (rows, cols), dtype=torch.bool),
         uniform.new_empty((layout(rows, cols).size,), dtype=torch.int32),
         uniform.new_empty(()),
     )
@@ -49,17 +49,3 @@ def weight_grad(
     m, n, k = check_weight_grad(grad, x)
     check_masks(m, n, k, x, plan_in, scale_in, block_in, plan_out, scale_out, block_out)
     return x.new_empty((n, k))
-
-
-def check_keep(keep: Tensor) -> None:
-    if keep.dtype != torch.bool or keep.dim() != 2:
-        raise ValueError(f"keep must be a 2-dim bool tensor, got {keep.dtype} of shape {tuple(keep.shape)}")
-
-
-def check_draw(uniform: Tensor, p: Tensor) -> None:
-    if uniform.dtype != torch.float32 or uniform.dim() != 2:
-        raise ValueError(f"uniform must be 2-dim float32, got {uniform.dtype} of shape {tuple(uniform.shape)}")
-    if p.dtype != torch.float32 or p.dim() != 0:
-        raise ValueError(f"p must be a 0-dim float32 tensor, got {p.dtype} of shape {tuple(p.shape)}")
-    if p.device != uniform.device:
-        raise ValueError(f"p must be on uniform's device {uniform.device}, got {p.device}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .checks import flat_size, grid_of
 from .layout import layout
 
 
@@ -30,6 +31,18 @@ def unpack(plan: Tensor, rows: int, cols: int) -> Tensor:
     return bits.reshape(rows, words * 32)[:, :cols].bool()
 
 
+def flat(grid: Tensor) -> Tensor:
+    """A grid as compiled graphs hold it: see `flat_size`."""
+    missing = flat_size(*grid.shape) - grid.numel()
+    values = grid.reshape(-1)
+    return torch.cat([values, values.new_zeros(missing)]) if missing else values
+
+
+def matrix(grid: Tensor, rows: int, cols: int) -> Tensor:
+    """A flat grid as a matrix again; a matrix as it is."""
+    return grid if grid.dim() == 2 else grid[: rows * cols].view(rows, cols)
+
+
 def _bits(grid: Tensor) -> Tensor:
     rows, cols = grid.shape
     words = _words(cols)
@@ -52,10 +65,10 @@ def block_sizes(size: int, block: int, device: torch.device) -> Tensor:
 
 
 def spread(keep: Tensor, rows: int, cols: int, block: tuple[int, int]) -> Tensor:
-    """A keep grid as a bool mask over ``rows`` × ``cols`` elements."""
+    """A keep grid, flat or not, as a bool mask over ``rows`` × ``cols`` elements."""
     row = torch.arange(rows, device=keep.device) // block[0]
     col = torch.arange(cols, device=keep.device) // block[1]
-    return keep[row[:, None], col[None, :]]
+    return keep.reshape(-1)[row[:, None] * grid_of(rows, cols, block)[1] + col]
 
 
 def draw(uniform: Tensor, p: Tensor, balanced: bool) -> tuple[Tensor, Tensor, Tensor]:

@@ -3,6 +3,9 @@
 Every op is pure: random numbers enter as the tensor ``uniform``, drawn in the graph by ``torch.rand``.
 A mask reaches an op as three arguments: its plan, its scale (a 0-dim float32 tensor) and its block
 (two sizes); an absent mask is ``None, None, []``.
+
+A grid of blocks, ``keep`` or ``uniform``, is a matrix, or flat with its sizes in ``grid``. Compiled graphs
+hold flat ones only: a matrix of one row would be a graph of its own.
 """
 
 from __future__ import annotations
@@ -22,8 +25,11 @@ _MASKS = (
 # Kernels read any strides, so the compiler need not copy inputs into another layout.
 _TAGS = (torch.Tag.pt2_compliant_tag, torch.Tag.flexible_layout)
 
-library.define("plan(Tensor keep) -> Tensor", tags=_TAGS)
-library.define("draw(Tensor uniform, Tensor p, bool balanced) -> (Tensor keep, Tensor plan, Tensor scale)", tags=_TAGS)
+library.define("plan(Tensor keep, SymInt[] grid=[]) -> Tensor", tags=_TAGS)
+library.define(
+    "draw(Tensor uniform, Tensor p, bool balanced, SymInt[] grid=[]) -> (Tensor keep, Tensor plan, Tensor scale)",
+    tags=_TAGS,
+)
 library.define(f"linear(Tensor x, Tensor weight, Tensor? bias, {_MASKS}) -> Tensor", tags=_TAGS)
 library.define(f"weight_grad(Tensor grad, Tensor x, {_MASKS}) -> Tensor", tags=_TAGS)
 

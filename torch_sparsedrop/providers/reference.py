@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from ..ops import packing
-from ..ops.checks import check_linear, check_masks, check_weight_grad, grid_of
-from ..ops.fakes import check_draw, check_keep
+from ..ops.checks import check_grid, check_linear, check_masks, check_p_tensor, check_weight_grad, grid_of
 from ..ops.schema import library
 from ..reference import masked_linear, masked_weight_grad
 from .status import Status
@@ -37,14 +36,16 @@ def status(device: torch.device, dtype: torch.dtype) -> Status:
     return Status(True, "plain PyTorch: right, but saves no time")
 
 
-def plan(keep: Tensor) -> Tensor:
-    check_keep(keep)
-    return packing.pack(keep)
+def plan(keep: Tensor, grid: Sequence[int] = ()) -> Tensor:
+    rows, cols = check_grid(keep, "keep", torch.bool, grid)
+    return packing.pack(packing.matrix(keep, rows, cols))
 
 
-def draw(uniform: Tensor, p: Tensor, balanced: bool) -> tuple[Tensor, Tensor, Tensor]:
-    check_draw(uniform, p)
-    return packing.draw(uniform, p, balanced)
+def draw(uniform: Tensor, p: Tensor, balanced: bool, grid: Sequence[int] = ()) -> tuple[Tensor, Tensor, Tensor]:
+    rows, cols = check_grid(uniform, "uniform", torch.float32, grid, int(balanced))
+    check_p_tensor(p, uniform)
+    keep, plan, scale = packing.draw(packing.matrix(uniform, rows, cols + balanced), p, balanced)
+    return packing.flat(keep) if len(grid) else keep, plan, scale
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Tensor:

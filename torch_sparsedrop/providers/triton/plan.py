@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from ...ops import packing
-from ...ops.fakes import check_draw, check_keep
+from ...ops.checks import check_grid, check_p_tensor, flat_size
 from ...ops.layout import layout
+from .. import reference
 from ..cuda.problem import ceil_div
 from .plan_kernel import make_plan
 from .start import Start
@@ -23,26 +25,28 @@ _MOST_BALANCED = 2**22
 _WARPS = 8
 
 
-def plan(keep: Tensor) -> Tensor:
-    check_keep(keep)
-    rows, cols = keep.shape
+def plan(keep: Tensor, grid: Sequence[int] = ()) -> Tensor:
+    rows, cols = check_grid(keep, "keep", torch.bool, grid)
     if not _one_launch(rows, cols):
-        return packing.pack(keep)
-    start, size = _prepare(rows, cols, *keep.stride(), "given", keep.device, keep.data_ptr() % 16 == 0)
+        return packing.pack(packing.matrix(keep, rows, cols))
+    strides = (cols * keep.stride(0), keep.stride(0)) if len(grid) else keep.stride()
+    start, size = _prepare(rows, cols, *strides, "given", keep.device, keep.data_ptr() % 16 == 0)
     result = torch.empty(size, dtype=torch.int32, device=keep.device)
     start(keep, None, None, result, None)
     return result
 
 
-def draw(uniform: Tensor, p: Tensor, balanced: bool) -> tuple[Tensor, Tensor, Tensor]:
-    check_draw(uniform, p)
-    rows, cols = uniform.shape[0], uniform.shape[1] - balanced
+def draw(uniform: Tensor, p: Tensor, balanced: bool, grid: Sequence[int] = ()) -> tuple[Tensor, Tensor, Tensor]:
+    rows, cols = check_grid(uniform, "uniform", torch.float32, grid, int(balanced))
+    check_p_tensor(p, uniform)
     if not _one_launch(rows, cols, balanced):
-        return packing.draw(uniform, p, balanced)
+        return reference.draw(uniform, p, balanced, grid)
     mode = "balanced" if balanced else "bernoulli"
     aligned = uniform.data_ptr() % 16 == 0, p.data_ptr() % 16 == 0
-    start, size = _prepare(rows, cols, *uniform.stride(), mode, uniform.device, aligned)
-    keep = uniform.new_empty((rows, cols), dtype=torch.bool)
+    step = uniform.stride(0)
+    strides = ((cols + balanced) * step, step) if len(grid) else uniform.stride()
+    start, size = _prepare(rows, cols, *strides, mode, uniform.device, aligned)
+    keep = uniform.new_empty((flat_size(rows, cols),) if len(grid) else (rows, cols), dtype=torch.bool)
     result = uniform.new_empty((size,), dtype=torch.int32)
     scale = uniform.new_empty(())
     start(uniform, p, keep, result, scale)
