@@ -10,7 +10,7 @@
 namespace sparsedrop {
 
 constexpr int kShortest = 4;           // steps: a part below that is not worth its traffic
-constexpr int kPartCost = 10;          // what giving and taking a part costs, in steps
+constexpr int kPartCost = 18;          // what giving and taking a part costs, in steps
 constexpr int kTileSteps = 2;          // what a tile costs besides its own steps
 constexpr int kWhole = 5, kHalf = 3;   // cost of a step of a tile with both halves and with one
 
@@ -179,12 +179,13 @@ class Walker {
             4 * tile + 2 < row(at).slabs ? kWhole : kHalf};
   }
 
-  __device__ __forceinline__ Place tile_at(int tile) const {
+  // Not inlined: a short way to the first step counts more than calls do.
+  __device__ __noinline__ Place tile_at(int tile) const {
     const int at = row_at(&Row::tiles, tile);
     return place_in(at, tile - row(at).tiles);
   }
 
-  __device__ __forceinline__ Place cost_at(int cost) const {
+  __device__ __noinline__ Place cost_at(int cost) const {
     const int at = row_at(&Row::cost, cost);
     return place_in(at, (cost - row(at).cost) / (kWhole * (max(static_cast<int>(row(at).steps), 1) + kTileSteps)));
   }
@@ -198,7 +199,7 @@ class Walker {
   }
 
   // Where the share of a thread block begins; one that lies close to a tile's edge moves onto it.
-  __device__ __forceinline__ int border(int block) const {
+  __device__ __noinline__ int border(int block) const {
     if (block >= sharers_) return row(rows_).cost;
     const int cost = begin_ + share_ * block + min(block, rest_);
     const Place tile = cost_at(cost);
