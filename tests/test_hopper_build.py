@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,11 +13,8 @@ from torch_sparsedrop.providers.hopper import kernel, nvrtc
 
 VARIANTS = [
     kernel.Variant(dtype, a, b, c, piece)
-    for dtype, (a, b, c), piece in itertools.product(
-        (torch.bfloat16, torch.float16),
-        ((False, False, False), (False, True, False), (True, True, False), (True, True, True)),
-        (64, 128),
-    )
+    for a, b, c in itertools.product((False, True), repeat=3)
+    for dtype, piece in ((torch.bfloat16, 128), (torch.float16, 64))
 ]
 
 
@@ -32,13 +30,28 @@ def test_compiler_is_found():
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
 def test_every_variant_compiles(variant):
-    assert kernel.compile(variant)[:4] == b"\x7fELF"
+    assert kernel.machine_code(variant)[:4] == b"\x7fELF"
 
 
 def test_cache_is_used(monkeypatch):
-    first = kernel.compile(VARIANTS[0])
-    monkeypatch.setattr(nvrtc, "compile", lambda *_: pytest.fail("compiled again"))
-    assert kernel.compile(VARIANTS[0]) == first
+    first = kernel.machine_code(VARIANTS[0])
+    monkeypatch.setattr(nvrtc, "run", lambda *_: pytest.fail("compiled again"))
+    assert kernel.machine_code(VARIANTS[0]) == first
+
+
+def test_damaged_entries_are_made_anew():
+    code = kernel.machine_code(VARIANTS[0])
+    (entry,) = nvrtc.cache_folder().iterdir()
+    entry.write_bytes(entry.read_bytes()[:1000])
+    assert kernel.machine_code(VARIANTS[0]) == code
+    assert len(entry.read_bytes()) > len(code)
+
+
+def test_user_without_a_home(monkeypatch):
+    monkeypatch.delenv("SPARSEDROP_CACHE")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
+    assert nvrtc.cache_folder().name.startswith("torch_sparsedrop_")
 
 
 def test_another_source_is_another_entry():

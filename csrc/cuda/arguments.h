@@ -9,6 +9,9 @@ constexpr int kSlab = 64;         // what one store writes: 64 lines of A by 64 
 constexpr int kStep = 64;         // terms of the sum in a step
 constexpr int kMostRows = 1024;   // rows of tiles in one launch
 constexpr int kMostLines = 6144;  // of blocks of the masks
+constexpr int kLongest = 1 << 20;  // elements of B's lines or of the sum, in whole blocks: steps are 16-bit, costs 32-bit
+constexpr int kThreads = 384;      // four warps that serve and eight that multiply
+constexpr int kZeroRows = 8;       // what one store of zeros writes: that many lines of A by a slab
 constexpr int kPanel = 64;        // slabs in a row of tiles, so that neighbours in time share lines of B
 
 // A mask's lists, one per line of blocks: how many are kept, and which, the dropped ones behind them.

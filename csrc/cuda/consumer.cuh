@@ -104,12 +104,12 @@ __device__ void consume(Shared& shared, const Arguments& args, const Maps& maps)
       // All four warps' earlier stores have read the staging.
       meet(2 + group, 128);
       char* last = shared.stages[held.slot];
-      store_half(shared, maps, tile, c, 0, shared.staging[group], last + group * kSlabBytes, scale, scale_2, args.bias);
+      store_half(shared, maps, tile, c, 0, shared.staging[group], last + group * kSlabBytes, scale, scale_2, args.bias != nullptr);
       if (halves == 2) {
         // The other four warps may still read B there.
         meet(1, kMathThreads);
         char* of_b = last + kABytes + group * 2 * kSlabBytes;
-        store_half(shared, maps, tile, c + 64, 1, of_b, of_b + kSlabBytes, scale, scale_2, args.bias);
+        store_half(shared, maps, tile, c + 64, 1, of_b, of_b + kSlabBytes, scale, scale_2, args.bias != nullptr);
       }
     } else {
       if (threadIdx.x == 128) shared.gives = true;

@@ -25,7 +25,7 @@ __device__ __forceinline__ float2 unpack(const unsigned short* pair, float scale
 // Four 8×8 matrices of 16-bit elements, one row of one of them at each thread's address.
 template <bool Transposed>
 __device__ __forceinline__ void store_matrices(u32 address, u32 a, u32 b, u32 c, u32 d) {
-  if (Transposed)
+  if constexpr (Transposed)
     asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(a),
                  "r"(b), "r"(c), "r"(d)
                  : "memory");

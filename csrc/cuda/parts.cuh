@@ -32,7 +32,8 @@ __device__ __forceinline__ void give_part(const Arguments& args, const float (&c
   arrive(given);
 }
 
-// Adds what others summed, in the order of the sum, so that the same masks give the same bits.
+// Adds what others summed, in the order of the sum, so that the same masks give the same bits. Those others have a lower
+// index, so they started no later, and each gives its part before it waits for another's: all come to an end.
 __device__ __forceinline__ void take_parts(const Arguments& args, float (&c)[128], int peers, int halves) {
 #pragma unroll 1
   for (int block = blockIdx.x - peers; block < static_cast<int>(blockIdx.x); ++block) {

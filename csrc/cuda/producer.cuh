@@ -17,7 +17,7 @@ __device__ __forceinline__ int column_of(const Arguments& args, int line, int sl
 __device__ __forceinline__ void load_step(const Maps& maps, char* stage, Barrier& full, const int (&column)[4],
                                           int halves, int line, int t) {
   arrive_and_expect(full, kABytes + halves * kHalfBytes);
-  if (kALinesFirst) {
+  if constexpr (kALinesFirst) {
     load_box(stage, maps.a, line, t, full);
     load_box(stage + kSlabBytes, maps.a, line + 64, t, full);
   } else {
@@ -28,7 +28,7 @@ __device__ __forceinline__ void load_step(const Maps& maps, char* stage, Barrier
 #pragma unroll
   for (int i = 0; i < 4; i += box / 64) {
     if (i < 2 * halves) {
-      if (kBLinesFirst)
+      if constexpr (kBLinesFirst)
         load_box(to + i * kSlabBytes, maps.b, column[i], t, full);
       else
         load_box(to + i * kSlabBytes, maps.b, t, column[i], full);

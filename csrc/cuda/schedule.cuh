@@ -98,6 +98,8 @@ __device__ __forceinline__ void make_schedule(Schedule& s, Counts& counts, const
     s.rows[row].tiles += tiles_before;
     s.rows[row].cost += cost_before;
   }
+  // The copy engine will overwrite the counts.
+  publish_shared();
   if (threadIdx.x == Threads - 1) s.rows[rows] = {tiles_before + tiles, cost_before + cost, 0, 0, 0};
   __syncthreads();
 }

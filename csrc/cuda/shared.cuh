@@ -13,7 +13,6 @@ constexpr bool kBLinesFirst = SPARSEDROP_B_LINES_FIRST;
 constexpr bool kTransposed = SPARSEDROP_TRANSPOSED;  // C lies in memory as (b, a)
 constexpr int kPiece = SPARSEDROP_PIECE;             // lines of B that one box brings, where the terms run along memory
 
-constexpr int kThreads = 384;      // four warps that serve and eight that multiply
 constexpr int kMathThreads = 256;
 constexpr int kStages = 4;
 constexpr int kTilesAhead = 2;
@@ -21,7 +20,6 @@ constexpr int kSlabBytes = kSlab * kSlab * 2;
 constexpr int kABytes = kTileA * kStep * 2;
 constexpr int kHalfBytes = kTileB / 2 * kStep * 2;
 constexpr int kStageBytes = kABytes + 2 * kHalfBytes;
-constexpr int kZeroRows = 8;
 
 // What the multiplying warps need to know of a tile.
 struct Tile {

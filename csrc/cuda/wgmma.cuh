@@ -79,7 +79,7 @@ __device__ __forceinline__ void multiply(float (&c)[128], u64 a, u64 b, bool add
   wgmma_fence();
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    if (Wide)
+    if constexpr (Wide)
       multiply_256<ALinesFirst, BLinesFirst>(c, a, b, add || i > 0);
     else
       multiply_128<ALinesFirst, BLinesFirst>(c, a, b, add || i > 0);

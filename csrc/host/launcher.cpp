@@ -16,7 +16,8 @@ namespace py = pybind11;
 namespace sparsedrop {
 namespace {
 
-// The driver's own types and numbers, as its interface fixes them.
+// The driver's own types and numbers, as its interface fixes them: CUtensorMap,
+// CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, CU_TENSOR_MAP_SWIZZLE_128B and CU_TENSOR_MAP_L2_PROMOTION_L2_256B.
 struct alignas(64) TensorMap {
   std::uint64_t words[16];
 };
@@ -26,6 +27,10 @@ enum { kSwizzle128 = 3, kPromote256 = 3 };
 
 struct Driver {
   int (*error_string)(int, const char**);
+  int (*device)(int*, int);
+  int (*context)(void**);
+  int (*set_context)(void*);
+  int (*primary_context)(void**, int);
   int (*module_load)(void**, const void*);
   int (*module_function)(void**, void*, const char*);
   int (*function_attribute)(void*, int, int);
@@ -55,6 +60,10 @@ const Driver& driver() {
     if (!library) throw std::runtime_error(std::string("no CUDA driver: ") + dlerror());
     Driver d;
     find(library, "cuGetErrorString", d.error_string);
+    find(library, "cuDeviceGet", d.device);
+    find(library, "cuCtxGetCurrent", d.context);
+    find(library, "cuCtxSetCurrent", d.set_context);
+    find(library, "cuDevicePrimaryCtxRetain", d.primary_context);
     find(library, "cuModuleLoadData", d.module_load);
     find(library, "cuModuleGetFunction", d.module_function);
     find(library, "cuFuncSetAttribute", d.function_attribute);
@@ -66,9 +75,20 @@ const Driver& driver() {
   return found;
 }
 
+// A thread whose first work on a GPU is ours has no context yet: it gets the one that PyTorch uses.
+void ensure_context(int device) {
+  void* context = nullptr;
+  driver().check(driver().context(&context), "asking for the context");
+  if (context) return;
+  int handle = 0;
+  driver().check(driver().device(&handle, device), "asking for the device");
+  driver().check(driver().primary_context(&context, handle), "asking for the device's context");
+  driver().check(driver().set_context(context), "setting the context");
+}
+
 // A kernel of a compiled module, on the current device and for the life of the process.
-std::uintptr_t load_kernel(const py::bytes& binary, const std::string& name, int shared_bytes) {
-  const std::string code = binary;
+std::uintptr_t load_kernel(const std::string& code, const std::string& name, int shared_bytes, int device) {
+  ensure_context(device);
   void *module = nullptr, *function = nullptr;
   driver().check(driver().module_load(&module, code.data()), "loading a kernel");
   driver().check(driver().module_function(&function, module, name.c_str()), "finding a kernel");
@@ -107,15 +127,16 @@ unsigned long long next_ticket() {
 // A launch, ready but for its addresses.
 class Launch {
  public:
-  Launch(std::uintptr_t kernel, unsigned blocks, unsigned shared_bytes, int type, const std::array<Matrix, 4>& matrices,
-         const Arguments& arguments)
-      : kernel_(kernel), blocks_(blocks), shared_bytes_(shared_bytes), arguments_(arguments) {
+  Launch(int device, std::uintptr_t kernel, unsigned blocks, unsigned shared_bytes, int type,
+         const std::array<Matrix, 4>& matrices, const Arguments& arguments)
+      : device_(device), kernel_(kernel), blocks_(blocks), shared_bytes_(shared_bytes), arguments_(arguments) {
     for (int i = 0; i < 4; ++i) maps_[i] = encode(matrices[i], type);
   }
 
   void operator()(std::uintptr_t stream, std::uintptr_t a, std::uintptr_t b, std::uintptr_t c, std::uintptr_t bias,
                   std::uintptr_t scale_1, std::uintptr_t scale_2, std::uintptr_t walk, std::uintptr_t out,
                   std::uintptr_t workspace) const {
+    ensure_context(device_);
     std::array<TensorMap, 4> maps = maps_;
     const std::uintptr_t addresses[] = {a, b, c, c};
     for (int i = 0; i < 4; ++i)
@@ -140,7 +161,7 @@ class Launch {
   }
 
  private:
-  static constexpr unsigned kThreads = 384;
+  int device_;
   std::uintptr_t kernel_;
   unsigned blocks_, shared_bytes_;
   std::array<TensorMap, 4> maps_;
@@ -160,10 +181,17 @@ Matrix matrix(const py::handle& h) {
 }  // namespace
 
 void bind_launcher(py::module_& m) {
-  m.def("load_kernel", load_kernel, py::arg("binary"), py::arg("name"), py::arg("shared_bytes"),
-        "A kernel's handle, on the current device.");
+  m.def(
+      "load_kernel",
+      [](const py::bytes& binary, const std::string& name, int shared_bytes, int device) {
+        const std::string code = binary;
+        const py::gil_scoped_release release;
+        return load_kernel(code, name, shared_bytes, device);
+      },
+      py::arg("binary"), py::arg("name"), py::arg("shared_bytes"), py::arg("device"),
+      "A kernel's handle on a device, which must be the current one.");
   py::class_<Launch>(m, "Launch")
-      .def(py::init([](std::uintptr_t kernel, unsigned blocks, unsigned shared_bytes, int type, const py::tuple& boxes,
+      .def(py::init([](int device, std::uintptr_t kernel, unsigned blocks, unsigned shared_bytes, int type, const py::tuple& boxes,
                        const py::tuple& walk, const py::tuple& out, const py::tuple& sizes, int first_row, int rows,
                        int lines, int panels, int rows_per_block) {
              Arguments arguments{};
@@ -179,18 +207,25 @@ void bind_launcher(py::module_& m) {
              arguments.rows_per_block = rows_per_block;
              const std::array<Matrix, 4> matrices{matrix(boxes[0]), matrix(boxes[1]), matrix(boxes[2]),
                                                   matrix(boxes[3])};
-             return Launch(kernel, blocks, shared_bytes, type, matrices, arguments);
+             return Launch(device, kernel, blocks, shared_bytes, type, matrices, arguments);
            }),
-           py::arg("kernel"), py::arg("blocks"), py::arg("shared_bytes"), py::arg("type"), py::arg("boxes"),
+           py::arg("device"), py::arg("kernel"), py::arg("blocks"), py::arg("shared_bytes"), py::arg("type"), py::arg("boxes"),
            py::arg("walk"), py::arg("out"), py::arg("sizes"), py::arg("first_row"), py::arg("rows"), py::arg("lines"), py::arg("panels"),
            py::arg("rows_per_block"))
       .def("__call__", &Launch::operator(), py::arg("stream"), py::arg("a"), py::arg("b"), py::arg("c"),
            py::arg("bias"), py::arg("scale_1"), py::arg("scale_2"), py::arg("walk"), py::arg("out"),
-           py::arg("workspace"))
+           py::arg("workspace"),
+           // A full queue blocks: other threads, and those who empty it, must go on.
+           py::call_guard<py::gil_scoped_release>())
       .def_property_readonly("workspace_bytes", &Launch::workspace_bytes);
   m.attr("most_rows") = kMostRows;
   m.attr("most_lines") = kMostLines;
   m.attr("panel") = kPanel;
+  m.attr("tile") = py::make_tuple(kTileA, kTileB);
+  m.attr("slab") = kSlab;
+  m.attr("step") = kStep;
+  m.attr("zero_rows") = kZeroRows;
+  m.attr("longest") = kLongest;
 }
 
 }  // namespace sparsedrop

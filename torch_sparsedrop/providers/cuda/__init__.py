@@ -1,6 +1,7 @@
 """What a call on an NVIDIA GPU runs: the Hopper kernel where it serves and wins, Triton's elsewhere.
 
-To compare them, SPARSEDROP_GPU=triton leaves the Hopper kernel out and SPARSEDROP_GPU=hopper takes it at any size.
+To compare them, SPARSEDROP_GPU=triton leaves the Hopper kernel out and SPARSEDROP_GPU=hopper takes it at
+any size; it is read when a shape is first seen.
 """
 
 from __future__ import annotations

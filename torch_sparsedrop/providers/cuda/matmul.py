@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -116,9 +117,29 @@ def _launch(spec: Spec) -> Any:
     wanted = os.environ.get("SPARSEDROP_GPU") or "fastest"
     if wanted not in ("fastest", "hopper", "triton"):
         raise ValueError(f"SPARSEDROP_GPU must be fastest, hopper or triton, got {wanted!r}")
-    if wanted != "triton" and hopper.why_not(spec, any_size=wanted == "hopper") is None:
-        return hopper.Launch(spec)
+    if wanted == "triton":
+        return triton.Launch(spec)
+    reason = hopper.why_not(spec, any_size=wanted == "hopper")
+    if reason is None:
+        try:
+            return hopper.Launch(spec)
+        except RuntimeError as error:
+            if wanted == "hopper":
+                raise
+            _tell(f"the Hopper kernel does not start, Triton's serve instead: {error}")
+    elif wanted == "hopper":
+        _tell(f"SPARSEDROP_GPU=hopper, but Triton serves what the Hopper kernel does not: {reason}")
     return triton.Launch(spec)
+
+
+_told: set[str] = set()
+
+
+def _tell(text: str) -> None:
+    """Once for each text."""
+    if text not in _told:
+        _told.add(text)
+        warnings.warn(f"torch_sparsedrop: {text}", stacklevel=2)
 
 
 def _common(x: Tensor) -> tuple[torch.device, torch.dtype, str]:

@@ -26,10 +26,11 @@ class Operand(NamedTuple):
         return self.stride_t != 1 and self.stride_line == 1
 
     def tma(self, dtype: torch.dtype) -> bool:
-        """Whether the copy engine can read this: aligned, contiguous rows."""
+        """Whether the copy engine can read this: aligned, contiguous rows that do not overlap."""
         inner, outer = (self.stride_line, self.stride_t) if self.t_first else (self.stride_t, self.stride_line)
+        length = self.lines if self.t_first else self.t
         sizes = 0 < self.lines < 2**31 and 0 < self.t < 2**31
-        return sizes and self.aligned and inner == 1 and outer > 0 and outer * dtype.itemsize % 16 == 0
+        return sizes and self.aligned and inner == 1 and outer >= length and outer * dtype.itemsize % 16 == 0
 
     def copied(self) -> Operand:
         """The same matrix, copied so that the copy engine and every tensor core can read it."""

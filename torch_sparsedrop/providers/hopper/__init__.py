@@ -17,7 +17,8 @@ def status(device: torch.device, dtype: torch.dtype) -> Status | None:
     """16-bit floats on compute capability 9.0; small, thin or unaligned problems go to the next provider."""
     if device.type != "cuda":
         return None
-    reason = kernel.why_not(devices.capability(device), dtype)
+    index = torch.cuda.current_device() if device.index is None else device.index
+    reason = kernel.why_not(devices.capability(device), dtype) or devices.why_not(index)
     if reason is not None:
         return Status(False, reason)
     return Status(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import importlib.resources
 import importlib.util
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -51,14 +52,18 @@ def why_not(capability: tuple[int, int], dtype: torch.dtype) -> str | None:
 
 
 @functools.cache
+def host() -> Any:
+    """The native module, which starts kernels and knows their sizes."""
+    return importlib.import_module("torch_sparsedrop._host")
+
+
+@functools.cache
 def load(device: torch.device, variant: Variant) -> int:
     """The kernel's handle on ``device``, which must be the current one."""
-    host = importlib.import_module("torch_sparsedrop._host")
-    return int(host.load_kernel(compile(variant), NAME, SHARED_BYTES))
+    return int(host().load_kernel(machine_code(variant), NAME, SHARED_BYTES, device.index))
 
 
-def compile(variant: Variant) -> bytes:
-    """A variant's machine code."""
+def machine_code(variant: Variant) -> bytes:
     source, headers = sources()
     return nvrtc.compiled(source, headers, variant.options())
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,8 +12,6 @@ from ..cuda import device as devices
 from ..cuda.problem import Operand, Spec, ceil_div
 from . import kernel
 
-TILE_A, TILE_B, STEP, SLAB = 128, 256, 64, 64
-_ZERO_ROWS = 8
 # Fewer tiles, or fewer steps for each multiprocessor, and smaller tiles are faster (2048³ on an H200 is just below).
 _LEAST_TILES = 0.5
 _LEAST_STEPS = 34
@@ -28,68 +25,82 @@ def why_not(spec: Spec, any_size: bool = False) -> str | None:
 
 def _unfit(spec: Spec) -> str | None:
     """What the kernel cannot do."""
+    host = kernel.host()
+    tile, slab = host.tile[0], host.slab
     block_a, block_b, block_t = spec.blocks()
-    host = importlib.import_module("torch_sparsedrop._host")
     if spec.walk_b is not None:
         return "a sum that both masks shorten"
-    if (block_a or TILE_A) % TILE_A or (block_b or SLAB) % SLAB or (block_t or STEP) % STEP:
-        return f"mask blocks that are no multiples of {TILE_A} × {SLAB}"
+    if (block_a or tile) % tile or (block_b or slab) % slab or (block_t or host.step) % host.step:
+        return f"mask blocks that are no multiples of {tile} × {slab}"
     if not all(operand.tma(spec.dtype) for operand in (spec.a, spec.b, spec.c)):
         return "a matrix whose rows do not begin at multiples of 16 bytes"
-    if ceil_div(spec.a.lines, TILE_A) > host.most_lines or max(spec.a.t, spec.b.lines) > 2**20:
-        return "matrices of that length"
+    rows = Rows.of(spec)
+    if rows.lines > host.most_lines or rows.in_a_block * rows.panels > host.most_rows:
+        return "so many rows"
+    if _whole(spec.b.lines, block_b) > host.longest or _whole(spec.a.t, block_t) > host.longest:
+        return "so many columns"
     return None
 
 
 def _small(spec: Spec) -> str | None:
     """Where smaller tiles win."""
-    tiles = ceil_div(spec.a.lines, TILE_A) * ceil_div(spec.b.lines, TILE_B)
+    host = kernel.host()
+    tiles = ceil_div(spec.a.lines, host.tile[0]) * ceil_div(spec.b.lines, host.tile[1])
     blocks = devices.multiprocessors(spec.device)
-    if (
-        spec.b.lines < 2 * SLAB
-        or tiles < _LEAST_TILES * blocks
-        or tiles * ceil_div(spec.a.t, STEP) < _LEAST_STEPS * blocks
-    ):
-        return "problems of that size, which smaller tiles serve faster"
-    return None
+    few = tiles < _LEAST_TILES * blocks or tiles * ceil_div(spec.a.t, host.step) < _LEAST_STEPS * blocks
+    return "problems of that size, which smaller tiles serve faster" if few or spec.b.lines < 2 * host.slab else None
+
+
+def _whole(size: int, block: int | None) -> int:
+    """``size`` in whole blocks."""
+    return size if block is None else ceil_div(size, block) * block
+
+
+class Rows(NamedTuple):
+    """How C divides: ``lines`` of mask blocks, rows of tiles ``in_a_block``, each row in ``panels``."""
+
+    lines: int
+    in_a_block: int
+    panels: int
+
+    @staticmethod
+    def of(spec: Spec) -> Rows:
+        host = kernel.host()
+        block_a, block_b, _ = spec.blocks()
+        block = block_a or host.tile[0]
+        slabs = ceil_div(_whole(spec.b.lines, None if spec.out is None else block_b), host.slab)
+        return Rows(ceil_div(spec.a.lines, block), block // host.tile[0], ceil_div(slabs, host.panel))
 
 
 class Launch:
     """A product or reduction, ready but for its tensors."""
 
     def __init__(self, spec: Spec) -> None:
-        host = importlib.import_module("torch_sparsedrop._host")
-        block_a, block_b, _ = spec.blocks()
-        variant = kernel.Variant(
-            spec.dtype,
-            spec.a.t_first,
-            spec.b.t_first,
-            spec.c.t_first,
-            2 * SLAB if (block_b or TILE_B) % 128 == 0 else SLAB,
-        )
+        host = kernel.host()
+        _, block_b, _ = spec.blocks()
+        piece = host.slab if (block_b or 0) % (2 * host.slab) else 2 * host.slab
+        variant = kernel.Variant(spec.dtype, spec.a.t_first, spec.b.t_first, spec.c.t_first, piece)
         handle = kernel.load(spec.device, variant)
-        lines, rows_per_block = ceil_div(spec.a.lines, block_a or TILE_A), (block_a or TILE_A) // TILE_A
-        rows = lines * rows_per_block
-        slabs = ceil_div(spec.b.lines, SLAB) if spec.out is None else spec.out.grid[1] * (spec.out.block[1] // SLAB)
-        panels = ceil_div(slabs, host.panel)
+        rows = Rows.of(spec)
         boxes = (
-            _box(spec.a, STEP, TILE_A, spec.dtype),
-            _box(spec.b, STEP, variant.piece, spec.dtype),
-            _box(spec.c, SLAB, SLAB, spec.dtype),
-            _box(spec.c, SLAB, _ZERO_ROWS, spec.dtype),
+            _box(spec.a, host.step, host.tile[0], spec.dtype),
+            _box(spec.b, host.step, piece, spec.dtype),
+            _box(spec.c, host.slab, host.slab, spec.dtype),
+            _box(spec.c, host.slab, host.zero_rows, spec.dtype),
         )
         walk, out = _lists(spec)
-        most = devices.multiprocessors(spec.device)
         # A launch's rows fit the table that the kernel makes of them.
-        each = max(1, host.most_rows // panels // rows_per_block) * rows_per_block
+        each = host.most_rows // (rows.panels * rows.in_a_block) * rows.in_a_block
+        count = rows.lines * rows.in_a_block
         self.device = spec.device.index
         self.launches = [
             host.Launch(
-                kernel=handle, blocks=most, shared_bytes=kernel.SHARED_BYTES, type=kernel.TYPES[spec.dtype][1],
-                boxes=boxes, walk=walk, out=out, sizes=(spec.a.lines, spec.b.lines, spec.a.t), first_row=first,
-                rows=min(each, rows - first), lines=lines, panels=panels, rows_per_block=rows_per_block,
+                device=self.device, kernel=handle, blocks=devices.multiprocessors(spec.device),
+                shared_bytes=kernel.SHARED_BYTES, type=kernel.TYPES[spec.dtype][1], boxes=boxes, walk=walk, out=out,
+                sizes=(spec.a.lines, spec.b.lines, spec.a.t), first_row=first, rows=min(each, count - first),
+                lines=rows.lines, panels=rows.panels, rows_per_block=rows.in_a_block,
             )
-            for first in range(0, rows, each)
+            for first in range(0, count, each)
         ]  # fmt: skip
         self.workspace_bytes = max(launch.workspace_bytes for launch in self.launches)
 

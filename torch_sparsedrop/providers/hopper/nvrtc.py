@@ -23,11 +23,14 @@ class CompileError(RuntimeError):
 
 
 def cache_folder() -> Path:
-    """Where compiled kernels are kept; the environment variable SPARSEDROP_CACHE moves it."""
+    """Where compiled kernels are kept, for one user; the environment variable SPARSEDROP_CACHE moves it."""
     chosen = os.environ.get("SPARSEDROP_CACHE")
     if chosen:
         return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "torch_sparsedrop"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "torch_sparsedrop")
+    except RuntimeError:  # a user without a home
+        return Path(tempfile.gettempdir(), f"torch_sparsedrop_{os.getuid()}")
 
 
 def compiled(source: str, headers: Mapping[str, str], options: Sequence[str]) -> bytes:
@@ -35,27 +38,43 @@ def compiled(source: str, headers: Mapping[str, str], options: Sequence[str]) ->
     options = [f"--gpu-architecture={ARCHITECTURE}", "-std=c++17", *options]
     key = hashlib.sha256(repr((version(), source, sorted(headers.items()), options)).encode()).hexdigest()
     path = cache_folder() / f"{key[:32]}.cubin"
-    try:
-        return path.read_bytes()
-    except OSError:
-        pass
-    code = compile(source, headers, options)
-    # A cache that cannot be written costs the next process a second.
-    with contextlib.suppress(OSError):
-        _store(path, code)
+    code = _stored(path)
+    if code is None:
+        code = run(source, headers, options)
+        # A cache that cannot be written costs the next process a second.
+        with contextlib.suppress(OSError):
+            _store(path, code)
     return code
+
+
+def _stored(path: Path) -> bytes | None:
+    """What the cache holds whole: its digest, then the machine code."""
+    try:
+        digest, code = path.read_bytes().split(b"\n", 1)
+    except (OSError, ValueError):
+        return None
+    return code if digest == _digest(code) else None
 
 
 def _store(path: Path, code: bytes) -> None:
     """Whole or not at all, whoever else writes the same file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent)
-    with os.fdopen(handle, "wb") as file:
-        file.write(code)
-    os.replace(name, path)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(_digest(code) + b"\n" + code)
+        os.replace(name, path)
+    except OSError:
+        os.unlink(name)
+        raise
 
 
-def compile(source: str, headers: Mapping[str, str], options: Sequence[str]) -> bytes:
+def _digest(code: bytes) -> bytes:
+    return hashlib.sha256(code).hexdigest().encode()
+
+
+def run(source: str, headers: Mapping[str, str], options: Sequence[str]) -> bytes:
+    """What the compiler makes of the source."""
     library = _library()
     program = ctypes.c_void_p()
     texts = [text.encode() for text in headers.values()]
