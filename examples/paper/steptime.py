@@ -19,7 +19,7 @@ import torch
 from layers import set_p
 from tasks import BLOCK, OURS, TASKS, P, UserError
 from tqdm import tqdm
-from train import Session, add_common
+from train import Workbench, add_common
 from training import Stopwatch, Trainer
 
 from torch_sparsedrop.cli import machine
@@ -37,17 +37,17 @@ def milliseconds(trainer: Trainer, p: float, steps: int) -> float:
     return watch.seconds / steps * 1e3
 
 
-def measure(session: Session, options: argparse.Namespace) -> list[dict[str, object]]:
+def measure(bench: Workbench, options: argparse.Namespace) -> list[dict[str, object]]:
     # Dropout costs the same at every p.
     cases = [("dense", None, 0.0), ("dropout", None, 0.5)]
     cases += [(method, block, p) for method in OURS for block in options.block or [BLOCK] for p in options.p]
     samples: dict[tuple, list[float]] = {case: [] for case in cases}
     for case in tqdm(cases, desc="compiling", unit="case"):
-        milliseconds(session.trainer(*case[:2]), case[2], 1)
+        milliseconds(bench.trainer(*case[:2]), case[2], 1)
     shuffle = random.Random(0).sample
-    for _ in tqdm(range(options.rounds), desc=session.task.name, unit="round"):
+    for _ in tqdm(range(options.rounds), desc=bench.task.name, unit="round"):
         for case in shuffle(cases, len(cases)):
-            samples[case].append(milliseconds(session.trainer(*case[:2]), case[2], options.steps))
+            samples[case].append(milliseconds(bench.trainer(*case[:2]), case[2], options.steps))
     rows = []
     for (method, block, p), found in samples.items():
         low, median, high = statistics.quantiles(found, n=4, method="inclusive") if len(found) > 1 else found * 3
@@ -66,9 +66,9 @@ def main(given: Sequence[str] | None = None) -> int:
     options = parser.parse_args(given)
     try:
         for name in options.task:
-            session = Session(name, options)
-            rows = measure(session, options)
-            config = session.config("dense", None, 0.0, 0)
+            bench = Workbench(name, options)
+            rows = measure(bench, options)
+            config = bench.config("dense", None, 0.0, 0)
             found = {"config": config, "machine": machine.describe(), "rows": rows}
             path = options.out / name / "times.json"
             path.parent.mkdir(parents=True, exist_ok=True)

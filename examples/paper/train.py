@@ -74,7 +74,7 @@ def selection(options: argparse.Namespace, task: str) -> Selection:
     return TIERS[options.tier][task]
 
 
-class Session:
+class Workbench:
     """What the runs of one task share: its data, and one compiled trainer per method and block."""
 
     def __init__(self, name: str, options: argparse.Namespace) -> None:
@@ -99,22 +99,22 @@ def train(options: argparse.Namespace) -> None:
     selections = {name: selection(options, name) for name in options.task}
     deadline = time.monotonic() + 60 * options.minutes
     for name, chosen in selections.items():
-        session, planned = Session(name, options), chosen.runs()
+        bench, planned = Workbench(name, options), chosen.runs()
         logs = []
         # All logs are looked at before the first run starts.
         for seed, method, block, p in planned:
             path = options.out / name / f"{name_of(method, block, p, seed)}.jsonl"
-            logs.append(Log(path, session.config(method, block, p, seed)))
+            logs.append(Log(path, bench.config(method, block, p, seed)))
         finished = sum(log.end is not None for log in logs)
-        print(f"{session.task.title}: {len(planned)} runs, {finished} of them finished before")
+        print(f"{bench.task.title}: {len(planned)} runs, {finished} of them finished before")
         for (seed, method, block, p), log in tqdm(list(zip(planned, logs, strict=True)), unit="run"):
             if log.end:
                 continue
             if time.monotonic() > deadline:
                 raise Interrupted
-            run = Run(session.trainer(method, block), log, seed, p)
+            run = Run(bench.trainer(method, block), log, seed, p)
             label = log.path.stem
-            with tqdm(total=session.task.steps, initial=run.done, desc=label, unit="step", leave=False) as bar:
+            with tqdm(total=bench.task.steps, initial=run.done, desc=label, unit="step", leave=False) as bar:
 
                 def progress(steps: int, score: Score | None, bar: tqdm = bar) -> None:
                     bar.update(steps)
