@@ -45,6 +45,13 @@ __device__ __forceinline__ void publish_barriers() { asm volatile("fence.mbarrie
 // Makes what this thread wrote to shared memory visible to the copy engine.
 __device__ __forceinline__ void publish_shared() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
+// True in one thread of the warp, of which the compiler then knows that it is alone.
+__device__ __forceinline__ bool elect_one() {
+  u32 elected;
+  asm volatile("{ .reg .pred elected; elect.sync _|elected, 0xffffffff; selp.b32 %0, 1, 0, elected; }" : "=r"(elected));
+  return elected;
+}
+
 // A place in a ring of buffers, and the parity of its barriers there.
 template <int Count>
 struct Ring {
