@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from data import Data
 from layers import linear_for, set_p
-from models import MODELS, compile_blocks, initialise
+from models import MODELS, compile_parts, initialise
 from tasks import Block, Task
 from torch import Tensor
 from torch.nn import functional as F
@@ -41,7 +41,7 @@ class Trainer:
         # A layer may skip its dropout while p is 0; what is captured must have it.
         set_p(self.model, 0.5)
         if cuda:
-            compile_blocks(self.model)
+            compile_parts(self.model)
         self._step()
         self._run = self._capture() if cuda and graph else self._step
 
