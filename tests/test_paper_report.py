@@ -141,7 +141,7 @@ def test_from_runs_to_pictures(paper: Any, report: Any, folder: Path, tmp_path: 
     given = command(folder, tmp_path / "logs", "mlp")
     assert paper.train.main(given) == 0
     assert paper.steptime.main([*given, "--rounds", "2", "--steps", "1"]) == 0
-    speed = ["--out", str(tmp_path / "results"), "--device", "cpu", "--smoke", "--rounds", "2", "--p", "0.1", "0.5"]
+    speed = ["--out", str(tmp_path / "logs"), "--device", "cpu", "--smoke", "--rounds", "2", "--p", "0.1", "0.5"]
     assert paper.speed.main(["layers", *speed]) == 0
     found = report()
     head, _, *rows = found["steps"]
@@ -150,6 +150,7 @@ def test_from_runs_to_pictures(paper: Any, report: Any, folder: Path, tmp_path: 
     ]  # fmt: skip
     assert all(float(row[head.index("ms a step")]) > 0 for row in rows)
     # Tiny runs cannot pass for the experiment.
+    assert "; tiny sizes." in found["layers"][-3][0]
     assert "Not the experiment as described: batch = 32 for 1024" in found["runs"][0][0]
     assert re.search(r"others in all \d+\.\d minutes for 4 runs", found["runs"][0][0])
     for name in ("mlp", "layers"):

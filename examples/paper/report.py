@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import shutil
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
@@ -134,8 +135,11 @@ def main(given: Sequence[str] | None = None) -> int:
         if options.logs:
             options.results.mkdir(parents=True, exist_ok=True)
             found = {name: collect(name, options.logs / name) for name in TASKS}
-            if not any(found.values()):
+            speed = [path for what in SPEED if (path := options.logs / f"{what}.json").exists()]
+            if not any(found.values()) and not speed:
                 raise UserError(f"no finished runs in {options.logs}")
+            for path in speed:
+                shutil.copy(path, options.results)
             for name, result in found.items():
                 if result:
                     (options.results / f"{name}.json").write_text(dumps(result))

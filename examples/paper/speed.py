@@ -1,6 +1,6 @@
 """Figures 3 and 4 of the paper: forward + backward of one layer, and of the three models, against sparsity.
 
-    python examples/paper/speed.py              both; writes results/layers.json and results/models.json
+    python examples/paper/speed.py              both; writes out/paper/layers.json and models.json
     python examples/paper/speed.py layers       figure 3 alone
 
 The same call goes through eager PyTorch, torch.compile and a CUDA graph; all methods take turns, with the timers of
@@ -135,7 +135,7 @@ def main(given: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     parser.add_argument("what", nargs="*", metavar="layers|models", help="default: both")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="folder")
+    parser.add_argument("--out", type=Path, default=Path("out/paper"), help="folder (default: out/paper)")
     parser.add_argument("--device", type=torch.device, default=torch.device(device))
     parser.add_argument("--p", nargs="+", type=float, default=P)
     parser.add_argument("--rounds", type=int, default=10)
@@ -149,7 +149,8 @@ def main(given: Sequence[str] | None = None) -> int:
         if options.device.type != "cuda" and not options.smoke:
             raise UserError("needs a GPU, or --smoke")
         for what in options.what or ("layers", "models"):
-            found = {"machine": machine.line(options.device.type), "rows": list(map(plain, measure(what, options)))}
+            place = machine.line(options.device.type) + ("; tiny sizes" if options.smoke else "")
+            found = {"machine": place, "rows": list(map(plain, measure(what, options)))}
             options.out.mkdir(parents=True, exist_ok=True)
             (options.out / f"{what}.json").write_text(dumps(found))
     except UserError as error:
