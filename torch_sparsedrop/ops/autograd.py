@@ -90,8 +90,14 @@ def _no_forward_mode(ctx: Any, *tangents: Any) -> Any:
 
 def _below_autograd(op: Any, args: tuple[Any, ...]) -> Tensor:
     """The kernel itself: the caller differentiates, and going through the overload's own rule costs 10 µs."""
-    with torch._C._AutoDispatchBelowAutograd():
-        return op(*args)
+    try:
+        with torch._C._AutoDispatchBelowAutograd():
+            return op(*args)
+    except RuntimeError as error:
+        # Errors come out of compiled kernels with their text, but not with their type.
+        if type(error) is RuntimeError and str(error).startswith("CUDA out of memory"):
+            raise torch.OutOfMemoryError(str(error)) from error
+        raise
 
 
 def _entrance(op: Any, setup: Callable[..., None], differentiate: Callable[..., Any]) -> Callable[..., Tensor]:
