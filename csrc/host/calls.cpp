@@ -4,7 +4,9 @@
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <algorithm>
 #include <array>
+#include <cstdint>
 #include <cstring>
 #include <memory>
 #include <mutex>
@@ -22,7 +24,6 @@
 namespace sparsedrop {
 namespace {
 
-using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 using torch::stable::detail::from;
 using torch::stable::detail::to;
@@ -82,19 +83,22 @@ Table& table() {
   return *known;
 }
 
+int32_t asked(AOTITorchError (*what)(AtenTensorHandle, int32_t*), const Tensor& tensor) {
+  int32_t answer;
+  TORCH_ERROR_CODE_CHECK(what(tensor.get(), &answer));
+  return answer;
+}
+
+int32_t dtype(const Tensor& tensor) { return asked(aoti_torch_get_dtype, tensor); }
+int32_t device(const Tensor& tensor) { return asked(aoti_torch_get_device_index, tensor); }
+int32_t device_type(const Tensor& tensor) { return asked(aoti_torch_get_device_type, tensor); }
+
 void note(Key& key, const Tensor& tensor) {
-  int32_t type, device, device_type;
-  int64_t *sizes, *strides;
-  const int64_t rank = tensor.dim();
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(tensor.get(), &type));
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(tensor.get(), &device));
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(tensor.get(), &device_type));
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_sizes(tensor.get(), &sizes));
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_strides(tensor.get(), &strides));
   const bool aligned = reinterpret_cast<std::uintptr_t>(tensor.data_ptr()) % 16 == 0;
-  key.insert(key.end(), {rank, type, device, device_type, aligned});
-  key.insert(key.end(), sizes, sizes + rank);
-  key.insert(key.end(), strides, strides + rank);
+  const auto sizes = tensor.sizes(), strides = tensor.strides();
+  key.insert(key.end(), {tensor.dim(), dtype(tensor), device(tensor), device_type(tensor), aligned});
+  key.insert(key.end(), sizes.begin(), sizes.end());
+  key.insert(key.end(), strides.begin(), strides.end());
 }
 
 void note(Key& key, const OptionalTensor& tensor) {
@@ -112,22 +116,14 @@ void note(Key& key, const Sizes& sizes) {
 std::uintptr_t address(const Tensor& tensor) { return reinterpret_cast<std::uintptr_t>(tensor.data_ptr()); }
 std::uintptr_t address(const OptionalTensor& tensor) { return tensor ? address(*tensor) : 0; }
 
-int32_t dtype(const Tensor& tensor) {
-  int32_t type;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(tensor.get(), &type));
-  return type;
-}
-
 // A new contiguous tensor beside `like`; none where there is no memory, which Python says in its own words.
 OptionalTensor new_tensor(const Sizes& shape, int32_t type, const Tensor& like) {
   Sizes strides(shape.size());
   int64_t step = 1;
   for (std::size_t i = shape.size(); i-- > 0; step *= shape[i]) strides[i] = step;
-  int32_t device_type;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
   AtenTensorHandle made;
   const auto status = aoti_torch_empty_strided(static_cast<int64_t>(shape.size()), shape.data(), strides.data(), type,
-                                               device_type, like.get_device_index(), &made);
+                                               device_type(like), device(like), &made);
   if (status != AOTI_TORCH_SUCCESS) return std::nullopt;
   return Tensor(made);
 }
@@ -141,7 +137,7 @@ void* current_stream(int device) {
     return reinterpret_cast<AOTITorchError (*)(int32_t, void**)>(found);
   }();
   void* stream;
-  STABLE_TORCH_ERROR_CODE_CHECK(ask(device, &stream));
+  TORCH_ERROR_CODE_CHECK(ask(device, &stream));
   return stream;
 }
 
@@ -156,7 +152,7 @@ bool start(const Known& known, const Tensor& result, Addresses addresses) {
     if (!workspace) return false;
     addresses.back() = address(*workspace);
   }
-  void* stream = current_stream(result.get_device_index());
+  void* stream = current_stream(device(result));
   for (const Launch& launch : known.launches) launch.start(stream, addresses.data());
   return true;
 }
@@ -165,7 +161,7 @@ bool start(const Known& known, const Tensor& result, Addresses addresses) {
 // would lose its text on the way through the C interface.
 template <std::size_t Count>
 std::vector<Tensor> first(const char* op, std::array<StableIValue, Count> arguments, Key&& key) {
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher(op, "", arguments.data(), TORCH_ABI_VERSION));
+  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher(op, "", arguments.data(), TORCH_ABI_VERSION));
   auto made = to<std::vector<Tensor>>(arguments[0]);
   const Tensor last = made.back();
   made.pop_back();
