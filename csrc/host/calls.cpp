@@ -172,10 +172,17 @@ std::vector<Tensor> first(const char* op, std::array<StableIValue, Count> argume
 
 enum Op : int64_t { kLinear, kWeightGrad, kDraw };
 
+Key begin(Op op) {
+  Key key;
+  key.reserve(96);
+  key.push_back(op);
+  return key;
+}
+
 Tensor linear(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, const OptionalTensor& plan_in,
               const OptionalTensor& scale_in, Sizes block_in, const OptionalTensor& plan_out,
               const OptionalTensor& scale_out, Sizes block_out, int64_t revision) {
-  Key key{kLinear};
+  Key key = begin(kLinear);
   for (const Tensor* tensor : {&x, &weight}) note(key, *tensor);
   for (const OptionalTensor* tensor : {&bias, &plan_in, &scale_in, &plan_out, &scale_out}) note(key, *tensor);
   note(key, block_in);
@@ -196,7 +203,7 @@ Tensor linear(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
 Tensor weight_grad(const Tensor& grad, const Tensor& x, const OptionalTensor& plan_in, const OptionalTensor& scale_in,
                    Sizes block_in, const OptionalTensor& plan_out, const OptionalTensor& scale_out, Sizes block_out,
                    int64_t revision) {
-  Key key{kWeightGrad};
+  Key key = begin(kWeightGrad);
   for (const Tensor* tensor : {&grad, &x}) note(key, *tensor);
   for (const OptionalTensor* tensor : {&plan_in, &scale_in, &plan_out, &scale_out}) note(key, *tensor);
   note(key, block_in);
@@ -218,7 +225,8 @@ Tensor weight_grad(const Tensor& grad, const Tensor& x, const OptionalTensor& pl
 }
 
 std::tuple<Tensor, Tensor, Tensor> draw(const Tensor& uniform, const Tensor& p, bool balanced, Sizes grid) {
-  Key key{kDraw, balanced};
+  Key key = begin(kDraw);
+  key.push_back(balanced);
   note(key, uniform);
   note(key, p);
   note(key, grid);

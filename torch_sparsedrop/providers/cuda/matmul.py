@@ -105,10 +105,10 @@ def _start(launch: Any, given: tuple[Any, ...]) -> Ready | None:
     a, b, c, bias, scale_1, scale_2, walk_a, walk_b, out = given
     used = _flat(a), _flat(b), c, _dense(bias), scale_1, scale_2, _dense(walk_a), _dense(walk_b), _dense(out)
     launch(*used)
-    copied = launch.copies or any(
-        t is not None and t.data_ptr() != u.data_ptr() for t, u in zip(given, used, strict=True)
-    )
-    return None if copied or a.dtype == torch.float32 else launch
+    if a.dtype == torch.float32 or launch.copies:
+        return None
+    same = all(t is None or t.data_ptr() == u.data_ptr() for t, u in zip(given, used, strict=True))
+    return launch if same else None
 
 
 def _key(op: str, masks: tuple[Any, ...], *operands: Tensor | None) -> tuple[Any, ...]:

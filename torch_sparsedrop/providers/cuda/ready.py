@@ -44,10 +44,13 @@ class Ready:
             launch(stream, addresses)
 
 
+_NOTHING = torch.empty(0, dtype=torch.uint8)
+
+
 def packed(ready: Ready | None) -> Tensor:
     """What the native part needs to start calls of this kind itself: nothing where it cannot."""
     if ready is None or not ready.launches:
-        return torch.empty(0, dtype=torch.uint8)
+        return _NOTHING
     return _bytes(host().packed(ready.launches, ready.workspace_bytes))
 
 
