@@ -1,4 +1,5 @@
-"""Builds the native part for setuptools: ``_kernels.so`` (the CPU kernels, which torch loads) and ``_host`` (pybind11).
+"""Builds the native part for setuptools: ``_kernels.so``, which torch loads (the ops on CPUs, and on GPUs their
+quick calls), and ``_host`` (pybind11).
 
 Torch is not a build requirement, for an isolated build would download gigabytes: its headers are found
 in the environment that the package is installed into. Where they, a compiler or a tool is missing, or

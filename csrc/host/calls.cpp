@@ -44,7 +44,7 @@ struct Known {
   int64_t workspace_bytes;
 };
 
-// In Python's hands a launch is forgotten only with all others; a call in another thread may still be using it.
+// A launch may be forgotten while a call in another thread is using it.
 class Table {
  public:
   std::shared_ptr<const Known> find(const Key& key) {

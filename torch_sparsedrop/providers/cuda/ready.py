@@ -37,14 +37,15 @@ class Ready:
 
     def start(self, a: Tensor, *rest: Tensor | None) -> None:
         """On a, b, c, bias, both scales, both walks and the output's mask."""
-        workspace = torch.empty(self.workspace_bytes, dtype=torch.uint8, device=a.device)
+        size = self.workspace_bytes
+        workspace = torch.empty(size, dtype=torch.uint8, device=a.device) if size else None
         addresses = [0 if tensor is None else tensor.data_ptr() for tensor in (a, *rest, workspace)]
         stream = torch._C._cuda_getCurrentRawStream(a.device.index)
         for launch in self.launches:
             launch(stream, addresses)
 
 
-_NOTHING = torch.empty(0, dtype=torch.uint8)
+_NOTHING = torch.empty(0, dtype=torch.uint8, device="cpu")
 
 
 def packed(ready: Ready | None) -> Tensor:

@@ -54,16 +54,15 @@ class Start:
 
 def native(compiled: Any, grid: tuple[int, int, int], arguments: tuple[Any, ...], slots: Sequence[int]) -> Any:
     """A compiled kernel as the native part starts it, or None. The first arguments are tensors, found at ``slots``."""
-    meta = compiled.metadata
-    plain = meta.num_ctas == 1 and not (meta.launch_pdl or meta.launch_cooperative_grid)
-    if not plain or meta.global_scratch_size or meta.profile_scratch_size:
-        return None
-    listed = parameters(compiled.src.signature.values(), arguments, slots, meta.tensordesc_meta)
     try:
-        launch = host().Launch.of_triton(
-            torch.cuda.current_device(), compiled.function, grid, 32 * meta.num_warps, meta.shared, listed
-        )
-    except RuntimeError:  # This Triton passes parameters in another way.
+        meta = compiled.metadata
+        plain = meta.num_ctas == 1 and not (meta.launch_pdl or meta.launch_cooperative_grid)
+        if not plain or meta.global_scratch_size or meta.profile_scratch_size:
+            return None
+        listed = parameters(compiled.src.signature.values(), arguments, slots, meta.tensordesc_meta)
+        device, threads = torch.cuda.current_device(), 32 * meta.num_warps
+        launch = host().Launch.of_triton(device, compiled.function, grid, threads, meta.shared, listed)
+    except Exception:  # Another Triton may describe or call its kernels otherwise; it can still start them itself.
         return None
     _loaded[compiled.function] = compiled
     return launch
