@@ -51,15 +51,13 @@ def _fused(
     """The op. It checks its arguments itself: in eager mode, `_check` only explains a failure in the caller's words."""
     x, weight, bias = cast_operands(x, weight, bias)
     rows, (outputs, inputs) = _rows(x), weight.shape
-    into = _NO_MASK if drop_in is None else _arguments(drop_in, rows, inputs)
-    out = _NO_MASK if drop_out is None else _arguments(drop_out, rows, outputs)
+    into, out = _arguments(drop_in, rows, inputs), _arguments(drop_out, rows, outputs)
     return autograd.linear(x, weight, bias, *into, *out, REVISION)
 
 
-_NO_MASK: tuple[Any, Any, Any] = None, None, ()
-
-
-def _arguments(mask: BlockMask, rows: int, cols: int) -> tuple[Any, Any, Any]:
+def _arguments(mask: BlockMask | None, rows: int, cols: int) -> tuple[Any, Any, Any]:
+    if mask is None:
+        return None, None, ()
     if mask.shape != (rows, cols):
         raise ValueError("the mask does not fit")
     return mask.plan, mask.scale, mask.block

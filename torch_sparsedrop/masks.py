@@ -121,8 +121,7 @@ def draw(
     grid = grid_of(rows, cols, block)
     # The numbers of torch.rand(grid).
     uniform = torch.rand(flat_size(grid[0], grid[1] + balanced), dtype=torch.float32, device=device)
-    op = _DRAW if torch.compiler.is_compiling() else _DRAW._op  # what calling the overload ends in
-    flat, plan, scale = op(uniform, _as_tensor(p, uniform.device), balanced, grid)
+    flat, plan, scale = _DRAW(uniform, _as_tensor(p, uniform.device), balanced, grid)
     return BlockMask(flat, plan, scale, (rows, cols), block)
 
 

@@ -49,8 +49,6 @@ def check_p_tensor(p: Tensor, uniform: Tensor) -> None:
 
 def check_block(block: object, name: str = "block") -> tuple[int, int]:
     """``block`` as two ints of at least 16."""
-    if type(block) is tuple and len(block) == 2 and type(block[0]) is type(block[1]) is int and min(block) >= 16:
-        return block
     pair = (block, block) if isinstance(block, int) else block
     if not isinstance(pair, (tuple, list)) or len(pair) != 2:
         raise TypeError(f"{name} must be two ints (rows, columns), got {block!r}")
@@ -64,9 +62,9 @@ def check_block(block: object, name: str = "block") -> tuple[int, int]:
 
 def check_shapes(x: Tensor, weight: Tensor) -> None:
     """``x`` (..., K) and ``weight`` (N, K), whatever their dtypes."""
-    if not isinstance(x, Tensor) or not isinstance(weight, Tensor):
-        name, wrong = ("weight", weight) if isinstance(x, Tensor) else ("x", x)
-        raise TypeError(f"{name} must be a Tensor, got {type(wrong).__name__}")
+    for tensor, name in ((x, "x"), (weight, "weight")):
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{name} must be a Tensor, got {type(tensor).__name__}")
     if x.dim() < 1:
         raise ValueError("x must have at least one dimension, (..., K), got a 0-dim tensor")
     if weight.dim() != 2:
