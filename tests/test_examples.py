@@ -74,3 +74,8 @@ def test_nanogpt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "--steps 60 --every 30 --batch 8 --context 32 --layers 2 --heads 2 --width 64 --block 16 16 --inner aot_eager"
     )
     assert train.main([str(text), *small.split(), "--rate", "3e-3"]) < 2.0
+
+
+def test_the_picture_is_what_its_script_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = load("results/picture.py", monkeypatch).svg()
+    assert (EXAMPLES / "results" / "picture.svg").read_text(encoding="utf-8") == drawn

@@ -26,11 +26,12 @@ DTYPES = (torch.bfloat16, torch.float16)
 def at_any_size(monkeypatch):
     """The kernel also where another is faster, and new tensors full of NaN."""
     monkeypatch.setenv("SPARSEDROP_GPU", "hopper")
-    monkeypatch.setattr(matmul, "_known", {})
+    matmul.forget()
     monkeypatch.setattr(matmul, "_told", set())
     torch.use_deterministic_algorithms(True, warn_only=True)
     yield
     torch.use_deterministic_algorithms(False)
+    matmul.forget()
 
 
 def served() -> int:

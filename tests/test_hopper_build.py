@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import multiprocessing
+import re
 from pathlib import Path
 
 import pytest
@@ -28,9 +30,27 @@ def test_compiler_is_found():
     assert nvrtc.why_not() is None
 
 
+def compiled_with_remarks(options: list[str], caplog: pytest.LogCaptureFixture) -> tuple[bytes, str]:
+    """The machine code, and what the assembler says of it."""
+    with caplog.at_level(logging.DEBUG, logger=nvrtc.__name__):
+        code = nvrtc.compiled(*kernel.sources(), [*options, "--ptxas-options=-v"])
+    return code, caplog.text
+
+
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
-def test_every_variant_compiles(variant):
-    assert kernel.machine_code(variant)[:4] == b"\x7fELF"
+def test_every_variant_compiles_to_fast_code(variant, caplog):
+    """A small change can make the assembler put a wait behind each multiplication, or keep sums in memory."""
+    code, said = compiled_with_remarks(variant.options(), caplog)
+    assert code[:4] == b"\x7fELF"
+    assert "Potential Performance Loss" not in said
+    assert set(re.findall(r"(\d+) bytes spill", said)) == {"0"}
+
+
+def test_assembler_says_when_they_wait(monkeypatch, caplog):
+    source, headers = kernel.sources()
+    eager = headers["consumer.cuh"].replace("wgmma_wait<1>();", "if (threadIdx.x == step) c[step % 8] += 1.f;")
+    monkeypatch.setattr(kernel, "sources", lambda: (source, headers | {"consumer.cuh": eager}))
+    assert "Potential Performance Loss" in compiled_with_remarks(VARIANTS[0].options(), caplog)[1]
 
 
 def test_cache_is_used(monkeypatch):

@@ -5,10 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from summary import Results, Way, label, validation
-from tasks import BLOCK
 
 COLORS = {"dense": "#4c566a", "dropout": "#c05a2e", "bernoulli": "#7fb2dd", "balanced": "#1f6fb2"}
-STYLES = {None: "-", BLOCK: "-", (64, 64): "--", (128, 32): "-.", (32, 32): ":"}
 
 
 def draw(results: Results, path: Path) -> None:
@@ -21,8 +19,8 @@ def draw(results: Results, path: Path) -> None:
     with pyplot.rc_context(style | {"axes.axisbelow": True, "legend.frameon": False}):
         figure, (by_p, by_step, by_time) = pyplot.subplots(1, 3, figsize=(13, 4), layout="constrained")
         monitor = results.task.monitor
-        for way in results.ways():
-            look = {"color": COLORS[way[0]], "linestyle": STYLES.get(way[1], ":")}
+        for way in results.main():
+            look = {"color": COLORS[way[0]]}
             _against_p(by_p, results, way, look)
             curve = results.found["curves"].get(label(way))
             if curve:

@@ -66,21 +66,43 @@ class ViT(nn.Module):
 
     def __init__(self, task: Task, shape: torch.Size, classes: int, linear: MakeLinear) -> None:
         super().__init__()
-        pixels = shape[0] * 4
-        self.embed = nn.Sequential(nn.LayerNorm(pixels), nn.Linear(pixels, task.width), nn.LayerNorm(task.width))
-        self.positions = nn.Parameter(torch.empty(shape[1] * shape[2] // 4, task.width))
+        self.embed = Tokens(shape, task.width)
         self.blocks = nn.ModuleList([Block(task, linear, vit=True) for _ in range(task.layers)])
-        self.norm = nn.LayerNorm(task.width)
-        self.out = nn.Linear(task.width, classes)
+        self.head = Head(task.width, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.embed(patches(x)) + self.positions
+        x = self.embed(x)
         for block in self.blocks:
             x = block(x)
-        return self.out(self.norm(x).mean(dim=1))
+        return self.head(x)
+
+
+class Tokens(nn.Module):
+    """Images (B, C, H, W) to tokens (B, H·W/4, width), each with its position's vector."""
+
+    def __init__(self, shape: torch.Size, width: int) -> None:
+        super().__init__()
+        pixels = shape[0] * 4
+        self.embed = nn.Sequential(nn.LayerNorm(pixels), nn.Linear(pixels, width), nn.LayerNorm(width))
+        self.positions = nn.Parameter(torch.empty(shape[1] * shape[2] // 4, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.embed(patches(x)) + self.positions
 
     def reset_parameters(self) -> None:
         nn.init.normal_(self.positions)
+
+
+class Head(nn.Module):
+    """Tokens (B, T, width) to logits (B, classes), by their mean."""
+
+    def __init__(self, width: int, classes: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.out = nn.Linear(width, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.norm(x).mean(dim=1))
 
 
 def patches(x: Tensor) -> Tensor:
@@ -112,12 +134,15 @@ class GPT(nn.Module):
 MODELS = {"mlp": MLP, "vit": ViT, "gpt": GPT}
 
 
-def compile_blocks(model: nn.Module) -> None:
-    """Each block alone, so that equal blocks are compiled once."""
+def compile_parts(model: nn.Module) -> None:
+    """Each block alone, so that equal blocks are compiled once, and what stands before and after them."""
     # Methods and tasks share the code of a block; one that ran uncompiled beside compiled ones would compare nothing.
     torch._dynamo.config.recompile_limit = 64
     torch._dynamo.config.fail_on_recompile_limit_hit = True
-    for part in getattr(model, "blocks", [model]):
+    parts = [model] if isinstance(model, MLP) else list(model.blocks)
+    if isinstance(model, ViT):
+        parts += [model.embed, model.head]
+    for part in parts:
         part.compile(dynamic=False)
 
 

@@ -10,13 +10,16 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import shutil
 import sys
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import figures
+import sparsity
 from logs import read
 from summary import Results, label
 from tables import SECTIONS
@@ -27,9 +30,11 @@ from torch_sparsedrop.cli import machine
 HERE = Path(__file__).parent
 SECTION = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 OWN = ("method", "block", "p", "seed")
+SPEED = ("layers", "models")
+"""Sections that speed.py's results fill."""
 
 
-def collect(name: str, folder: Path) -> dict[str, Any] | None:
+def collect(task: str, folder: Path) -> dict[str, Any] | None:
     """The finished runs of one task, their shared configuration, and the curves of those that the tables show."""
     runs, curves, shared, machines = [], {}, None, []
     for path in sorted(folder.glob("*.jsonl")):
@@ -44,18 +49,21 @@ def collect(name: str, folder: Path) -> dict[str, Any] | None:
             raise UserError(
                 f"{path} differs from the other logs in {', '.join(changed)}: one folder, one configuration"
             )
-        runs.append({**{key: config[key] for key in OWN}, **records[-1]})
-        curves[path.stem] = [[r["step"], r["seconds"], r["train_loss"], r["loss"]] for r in records[1:-1]]
+        evaluations = records[1:-1]
+        watched = {"watched": [record[config["monitor"]] for record in evaluations]}
+        lowest = {"lowest_loss": min((r["loss"] for r in evaluations if r["loss"] is not None), default=None)}
+        runs.append({**{key: config[key] for key in OWN}, **records[-1], **lowest, **watched})
+        curves[path.stem] = [[r["step"], r["seconds"], r["train_loss"], r["loss"]] for r in evaluations]
         machines.append(machine.line(config["device"], found=records[0]["machine"]))
     if not runs:
         return None
-    found = {"task": name, "config": shared, "machines": sorted(set(machines)), "runs": runs, "curves": {}}
-    times = folder / "times.json"
-    if times.exists():
-        found["times"] = json.loads(times.read_text())
+    found = {"task": task, "config": shared, "machines": sorted(set(machines)), "runs": runs, "curves": {}}
+    for name in ("times", "walls"):
+        if (file := folder / f"{name}.json").exists():
+            found[name] = json.loads(file.read_text())
     results = Results(found)
     stems = {tuple(map(str, (run[key] for key in OWN))): stem for run, stem in zip(runs, curves, strict=True)}
-    for way in results.ways():
+    for way in results.main():
         run = results.best(way)[0]
         rows = curves[stems[tuple(str(run[key]) for key in OWN)]]
         found["curves"][label(way)] = {"p": run["p"], "seed": run["seed"], "rows": rows}
@@ -76,27 +84,37 @@ def what_ran(all_results: Sequence[Results]) -> str:
             f"{key} = {found['config'].get(key)} for {own[key]}" for key in own if found["config"].get(key) != own[key]
         ]
         note = f" **Not the experiment as described: {', '.join(changed)}.**" if changed else ""
-        grid = "; ".join(
-            f"{label(way)}: p = {', '.join(f'{p:g}' for p in sorted(results.runs[way]))}, "
-            f"{len(results.best(way))} seeds"
-            for way in results.ways()
-            if way[0] != "dense"
-        )
         lines.append(
-            f"- {results.task.title}: {len(found['runs'])} runs ({grid}), {found['config']['precision']}, "
-            f"{sum(run['seconds'] for run in found['runs']) / 60:.1f} minutes of training steps; "
+            f"- {results.task.title}: {len(found['runs'])} runs, {found['config']['precision']}, "
+            f"{sum(run['seconds'] for run in found['runs']) / 60:.1f} minutes of training steps{_walls(found)}; "
             f"{'; '.join(found['machines'])}.{note}"
         )
     return "\n".join(lines) or "Nothing has been run yet."
 
 
-def fill(text: str, all_results: Sequence[Results]) -> str:
-    """``text`` with every section made anew."""
+def _walls(found: dict[str, Any]) -> str:
+    """What it took in all, by tier; from the starts of the processes to their ends."""
+    by_tier: dict[Any, list[dict[str, Any]]] = defaultdict(list)
+    for wall in found.get("walls", []):
+        by_tier[wall["tier"]].append(wall)
+    told = [
+        f", {f'tier {tier}' if tier else 'others'} in all {sum(w['seconds'] for w in walls) / 60:.1f} minutes for "
+        f"{sum(w['runs'] for w in walls)} runs"
+        for tier, walls in by_tier.items()
+    ]
+    return "".join(told)
+
+
+def fill(text: str, folder: Path) -> str:
+    """``text`` with every section made anew from the results in ``folder``."""
+    all_results = load(folder)
     sections = {**SECTIONS, "runs": what_ran, "figures": pictures}
 
     def section(match: re.Match[str]) -> str:
+        if match[2] in SPEED:
+            return f"{match[1]}{sparsity.section(folder, match[2])}\n{match[3]}"
         if match[2] not in sections:
-            raise UserError(f"no section is called {match[2]!r}; there are {', '.join(sections)}")
+            raise UserError(f"no section is called {match[2]!r}; there are {', '.join([*sections, *SPEED])}")
         return f"{match[1]}{sections[match[2]](all_results)}\n{match[3]}"
 
     return SECTION.sub(section, text)
@@ -117,21 +135,25 @@ def main(given: Sequence[str] | None = None) -> int:
         if options.logs:
             options.results.mkdir(parents=True, exist_ok=True)
             found = {name: collect(name, options.logs / name) for name in TASKS}
-            if not any(found.values()):
+            speed = [path for what in SPEED if (path := options.logs / f"{what}.json").exists()]
+            if not any(found.values()) and not speed:
                 raise UserError(f"no finished runs in {options.logs}")
+            for path in speed:
+                shutil.copy(path, options.results)
             for name, result in found.items():
                 if result:
                     (options.results / f"{name}.json").write_text(dumps(result))
-        all_results = load(options.results)
         before = options.readme.read_text()
-        after = fill(before, all_results)
+        after = fill(before, options.results)
     except UserError as error:
         print(f"report.py: {error}", file=sys.stderr)
         return 2
     if options.check:
         return int(before != after)
     options.readme.write_text(after)
-    for results in all_results:
+    for what in SPEED:
+        sparsity.draw(options.results, what)
+    for results in load(options.results):
         figures.draw(results, options.results / f"{results.task.name}.png")
     return 0
 

@@ -57,6 +57,11 @@ class Results:
     def ways(self) -> list[Way]:
         return sorted(self.runs, key=lambda way: (list(METHODS).index(way[0]), [-size for size in way[1] or ()]))
 
+    def main(self) -> list[Way]:
+        """All methods, SparseDrop's with the largest of its blocks; smaller ones have a table of their own."""
+        block = max((way[1] for way in self.runs if way[1]), key=lambda sizes: sizes[0] * sizes[1], default=None)
+        return [way for way in self.ways() if way[1] in (None, block)]
+
     def best_p(self, way: Way) -> float:
         """By the mean of what early stopping watched, on the validation set, among the p with the most seeds."""
         by_p = self.runs[way]
@@ -73,6 +78,14 @@ class Results:
 
     def monitored(self, run: Run) -> float:
         return validation(run, self.task.monitor)
+
+    def as_good_as(self, run: Run, target: float) -> int | None:
+        """Steps until what early stopping watches was first as good as ``target``."""
+        every = self.found["config"]["eval_every"]
+        for i, value in enumerate(run["watched"], 1):
+            if value == target or self.task.better(value, target):
+                return min(i * every, run["steps"])
+        return None
 
     def milliseconds(self, way: Way, p: float) -> float | None:
         """The median time of a step; dropout costs the same at every p."""

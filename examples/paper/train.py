@@ -10,6 +10,7 @@ Finished runs are kept, unfinished ones go on from their last checkpoint: repeat
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from pathlib import Path
 
 import torch
 from data import Data, load
-from logs import Log, name_of
+from logs import Log, name_of, read
 from runs import Interrupted, Run
 from tasks import METHODS, TASKS, TIERS, Block, P, Selection, Task, UserError
 from tqdm import tqdm
@@ -99,32 +100,53 @@ def train(options: argparse.Namespace) -> None:
     selections = {name: selection(options, name) for name in options.task}
     deadline = time.monotonic() + 60 * options.minutes
     for name, chosen in selections.items():
-        bench, planned = Workbench(name, options), chosen.runs()
-        logs = []
-        # All logs are looked at before the first run starts.
-        for seed, method, block, p in planned:
-            path = options.out / name / f"{name_of(method, block, p, seed)}.jsonl"
-            logs.append(Log(path, bench.config(method, block, p, seed)))
-        finished = sum(log.end is not None for log in logs)
-        print(f"{bench.task.title}: {len(planned)} runs, {finished} of them finished before")
-        for (seed, method, block, p), log in tqdm(list(zip(planned, logs, strict=True)), unit="run"):
-            if log.end:
-                continue
-            if time.monotonic() > deadline:
-                raise Interrupted
-            run = Run(bench.trainer(method, block), log, seed, p)
-            label = log.path.stem
-            with tqdm(total=bench.task.steps, initial=run.done, desc=label, unit="step", leave=False) as bar:
+        began, before = time.monotonic(), finished(options.out / name)
+        try:
+            train_task(name, chosen, options, deadline)
+        finally:
+            runs = finished(options.out / name) - before
+            if runs:
+                note_wall(options.out / name / "walls.json", options.tier, runs, time.monotonic() - began)
 
-                def progress(steps: int, score: Score | None, bar: tqdm = bar) -> None:
-                    bar.update(steps)
-                    if score:
-                        bar.set_postfix(loss=f"{score.loss:.3f}", accuracy=f"{score.accuracy:.2%}")
 
-                end = run.finish(progress, deadline, options.save_every)
-            best = end["validation"] or {}
-            told = ", ".join(f"{key} {value:.4f}" for key, value in best.items())
-            tqdm.write(f"{label}: {told} at step {end['best_step']} of {end['steps']} ({end['end']})")
+def train_task(name: str, chosen: Selection, options: argparse.Namespace, deadline: float) -> None:
+    bench, planned = Workbench(name, options), chosen.runs()
+    logs = []
+    # All logs are looked at before the first run starts.
+    for seed, method, block, p in planned:
+        path = options.out / name / f"{name_of(method, block, p, seed)}.jsonl"
+        logs.append(Log(path, bench.config(method, block, p, seed)))
+    done = sum(log.end is not None for log in logs)
+    print(f"{bench.task.title}: {len(planned)} runs, {done} of them finished before")
+    for (seed, method, block, p), log in tqdm(list(zip(planned, logs, strict=True)), unit="run"):
+        if log.end:
+            continue
+        if time.monotonic() > deadline:
+            raise Interrupted
+        run = Run(bench.trainer(method, block), log, seed, p)
+        label = log.path.stem
+        with tqdm(total=bench.task.steps, initial=run.done, desc=label, unit="step", leave=False) as bar:
+
+            def progress(steps: int, score: Score | None, bar: tqdm = bar) -> None:
+                bar.update(steps)
+                if score:
+                    bar.set_postfix(loss=f"{score.loss:.3f}", accuracy=f"{score.accuracy:.2%}")
+
+            end = run.finish(progress, deadline, options.save_every)
+        best = end["validation"] or {}
+        told = ", ".join(f"{key} {value:.4f}" for key, value in best.items())
+        tqdm.write(f"{label}: {told} at step {end['best_step']} of {end['steps']} ({end['end']})")
+
+
+def finished(folder: Path) -> int:
+    return sum("end" in (read(path) or [{}])[-1] for path in folder.glob("*.jsonl"))
+
+
+def note_wall(path: Path, tier: int | None, runs: int, seconds: float) -> None:
+    """What all of it took, compiling and evaluating included."""
+    walls = json.loads(path.read_text()) if path.exists() else []
+    walls.append({"tier": tier, "runs": runs, "seconds": round(seconds, 1)})
+    path.write_text(json.dumps(walls) + "\n")
 
 
 def main(given: Sequence[str] | None = None) -> int:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from data import Data
 from layers import linear_for, set_p
-from models import MODELS, compile_blocks, initialise
+from models import MODELS, compile_parts, initialise
 from tasks import Block, Task
 from torch import Tensor
 from torch.nn import functional as F
@@ -24,7 +24,14 @@ class Trainer:
     """Trains one method on one task. On a GPU a whole step, mask draws and optimiser included, is one CUDA graph."""
 
     def __init__(
-        self, task: Task, method: str, block: Block | None, data: Data, precision: str = "bf16", graph: bool = True
+        self,
+        task: Task,
+        method: str,
+        block: Block | None,
+        data: Data,
+        precision: str = "bf16",
+        graph: bool = True,
+        compiled: bool = True,
     ) -> None:
         self.task, self.data = task, data
         self.device = data.inputs.device
@@ -40,8 +47,8 @@ class Trainer:
         self.total = torch.zeros((), device=self.device)
         # A layer may skip its dropout while p is 0; what is captured must have it.
         set_p(self.model, 0.5)
-        if cuda:
-            compile_blocks(self.model)
+        if cuda and compiled:
+            compile_parts(self.model)
         self._step()
         self._run = self._capture() if cuda and graph else self._step
 
@@ -88,14 +95,19 @@ class Trainer:
         logits = self.model(self.data.inputs[index])
         return logits.flatten(0, -2).float(), self.data.targets[index].flatten()
 
-    def _step(self) -> None:
+    def forward_backward(self) -> Tensor:
+        """New gradients, and the loss."""
         self.optimizer.zero_grad()
         with self.autocast:
             logits, targets = self._predict(self.index)
         loss = F.cross_entropy(logits, targets)
         loss.backward()
+        return loss.detach()
+
+    def _step(self) -> None:
+        loss = self.forward_backward()
         self.optimizer.step()
-        self.total += loss.detach()
+        self.total += loss
 
     def _capture(self) -> Callable[[], None]:
         """The step as a CUDA graph. Its random numbers still come from PyTorch's generator, new at every replay."""

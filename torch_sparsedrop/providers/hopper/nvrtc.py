@@ -7,6 +7,7 @@ import ctypes
 import functools
 import hashlib
 import importlib.util
+import logging
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ from typing import Any
 import torch
 
 ARCHITECTURE = "sm_90a"
+_logger = logging.getLogger(__name__)
 
 
 class CompileError(RuntimeError):
@@ -89,6 +91,7 @@ def run(source: str, headers: Mapping[str, str], options: Sequence[str]) -> byte
         code = library.nvrtcCompileProgram(program, len(encoded), _strings(encoded))
         if code != 0:
             raise CompileError(f"NVRTC {version()} cannot compile {' '.join(options)}:\n{_log(program)}")
+        _logger.debug("NVRTC %s, %s:\n%s", version(), " ".join(options), _log(program))
         return _output(program, "nvrtcGetCUBIN")
     finally:
         library.nvrtcDestroyProgram(ctypes.byref(program))
