@@ -52,18 +52,17 @@ __device__ __forceinline__ bool elect_one() {
   return elected;
 }
 
-// A place in a ring of buffers, and the parity of its barriers there.
-template <int Count>
-struct Ring {
-  int slot = 0;
-  u32 parity = 0;
-  __device__ __forceinline__ void advance() {
-    if (++slot == Count) {
-      slot = 0;
-      parity ^= 1;
-    }
-  }
-};
+// Flags in global memory, seen by other thread blocks.
+__device__ __forceinline__ void wait_flag(const u64* flag, u64 value) {
+  u64 found;
+  do {
+    asm volatile("ld.acquire.gpu.global.u64 %0, [%1];" : "=l"(found) : "l"(flag) : "memory");
+  } while (found != value);
+}
+
+__device__ __forceinline__ void set_flag(u64* flag, u64 value) {
+  asm volatile("st.release.gpu.global.u64 [%0], %1;" ::"l"(flag), "l"(value) : "memory");
+}
 
 // Meets the `threads` threads that name the same barrier; 0 is __syncthreads'.
 __device__ __forceinline__ void meet(int barrier, int threads) {
