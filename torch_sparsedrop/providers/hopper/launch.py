@@ -109,8 +109,9 @@ class Launch(ready.Ready):
 
 def _lists(spec: Spec) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Where each mask's counts, lists and order lie, the lists' length, and the block along them."""
-    walk: tuple[int, ...] = (0, 0, 0, 0, 0)
-    out = walk
+    # Where no mask shortens the sum, each step is a block.
+    walk: tuple[int, ...] = (0, 0, 0, 0, kernel.host().step)
+    out: tuple[int, ...] = (0, 0, 0, 0, 0)
     if spec.walk_a is not None:
         at, (rows, cols), block = layout(*spec.walk_a.grid), spec.walk_a.grid, spec.walk_a.block
         by_column = (at.col_count, at.col_index, at.col_order, rows, block[0])
