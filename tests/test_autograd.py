@@ -160,5 +160,10 @@ def test_forward_mode_says_that_it_is_missing():
     x = torch.randn(32, 32)
     with pytest.raises(NotImplementedError, match="no forward-mode"):
         torch.func.jvp(call, (x,), (x,))
-    with torch.autograd.forward_ad.dual_level(), pytest.raises(NotImplementedError, match="no forward-mode"):
-        call(torch.autograd.forward_ad.make_dual(x, x))
+    for grad in (torch.enable_grad, torch.no_grad):
+        with (
+            grad(),
+            torch.autograd.forward_ad.dual_level(),
+            pytest.raises(NotImplementedError, match="no forward-mode"),
+        ):
+            call(torch.autograd.forward_ad.make_dual(x, x))

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from .schema import REVISION, library
 
@@ -136,7 +137,8 @@ def _entrance(op: Any, setup: Callable[..., None], differentiate: Callable[..., 
         if torch.compiler.is_compiling():
             # Free there, and compile caches refuse graphs that hold an autograd.Function.
             return op(*args)
-        return apply(*args) if torch.is_grad_enabled() else _below_autograd(op, args)
+        # no_grad does not switch off forward mode, which would lose its tangents in the kernel.
+        return apply(*args) if torch.is_grad_enabled() or forward_ad._current_level >= 0 else _below_autograd(op, args)
 
     return call
 
