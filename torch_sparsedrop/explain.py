@@ -25,6 +25,8 @@ def explain(model: nn.Module, *args: Any, options: Mapping[str, Any] | None = No
     A converted model is explained with its own options, another with ``options`` (those of `convert`). The model is
     left as it was. Prints as a table; ``.to_dict()`` has the same as data.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"explain takes a torch.nn.Module and its inputs, got {type(model).__name__}")
     model = getattr(model, "_orig_mod", model)
     conversion = conversion_of(model)
     if conversion is not None and options:
