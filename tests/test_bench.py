@@ -205,6 +205,7 @@ def test_memory_sees_what_a_step_allocates() -> None:
         (["--what", "gem"], "invalid choice"),
         (["--shape", "64,64,64", "--preset", "cube"], "exclude each other"),
         (["--device", "meta"], "--device must be one of"),
+        (["--device", "gpu"], "--device must be one of"),
         (["--json", "/no/such/folder/a.json"], "there is no folder"),
         (["--append"], "--append needs --json"),
         (["--device", "cpu", "--graph"], "for CUDA devices"),

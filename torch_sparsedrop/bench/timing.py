@@ -133,9 +133,9 @@ TIMERS: dict[str, Callable[[torch.device], Timer]] = {"cpu": lambda device: Host
 
 
 def timer_for(device: str) -> Timer:
-    found = torch.device(device)
-    if found.type not in TIMERS:
+    if device.partition(":")[0] not in TIMERS:
         raise UsageError(f"--device must be one of {sorted(TIMERS)}, got {device!r}")
+    found = torch.device(device)
     if found.type == "cuda" and not torch.cuda.is_available():
         raise UsageError(f"--device {device}: PyTorch {torch.__version__} finds no CUDA device here")
     return TIMERS[found.type](found)

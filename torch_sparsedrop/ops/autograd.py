@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from .schema import REVISION, library
 
@@ -138,7 +139,8 @@ def _entrance(op: Any, masks_at: int, differentiate: Callable[..., Any]) -> Call
         if torch.compiler.is_compiling():
             # Free there, and compile caches refuse graphs that hold an autograd.Function.
             return op(first, second, third, *rest)
-        if torch.is_grad_enabled():
+        # no_grad does not switch off forward mode, which would lose its tangents in the kernel.
+        if torch.is_grad_enabled() or forward_ad._current_level >= 0:
             return apply(first, second, third, rest)
         return _below_autograd(op, (first, second, third, *rest))
 
