@@ -1,8 +1,7 @@
-"""``python -m torch_sparsedrop bench``: what it times, how it compares, what it writes."""
+"""``python -m torch_sparsedrop bench``: how it times and compares, and what it writes."""
 
 from __future__ import annotations
 
-import gc
 import json
 import sys
 from collections.abc import Callable
@@ -10,49 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
-from vision import import_timm
+from bench_cases import Clock, settings
 
-from torch_sparsedrop import BlockMask, providers
-from torch_sparsedrop.__main__ import main, parser
+from torch_sparsedrop.__main__ import main
 from torch_sparsedrop.bench import command, plot, readme, report
-from torch_sparsedrop.bench.models import MODELS, loss_of
-from torch_sparsedrop.bench.models.apart import Apart
-from torch_sparsedrop.bench.models.entrant import Entrant, Which
 from torch_sparsedrop.bench.record import Record
 from torch_sparsedrop.bench.rows import Row, efficiency, timed_rows
-from torch_sparsedrop.bench.settings import Settings, Shape
-from torch_sparsedrop.bench.timing import HostTimer, Quartiles, Sample, Side, Turn, interleave, same, timer_for
-from torch_sparsedrop.bench.workloads import WORKLOADS, layer, memory, mlp, peers
-from torch_sparsedrop.bench.workloads.bound import quantisation_bound
-from torch_sparsedrop.bench.workloads.job import TimedJob
-from torch_sparsedrop.bench.workloads.operands import Masks, Operands
-
-SHAPE = Shape(64, 48, 80)
-
-
-def settings(**changes: object) -> Settings:
-    fields: dict[str, object] = {
-        "what": ("layer",), "shapes": (SHAPE,), "p": (0.0, 0.5), "dtypes": ("float32",), "mask": ("in",),
-        "block": (16, 16), "masks": 3, "warmup": 1, "threads": 1, "device": "cpu",
-    }  # fmt: skip
-    return Settings(**fields | changes)  # type: ignore[arg-type]
-
-
-class Clock:
-    """A clock that moves only when something says so."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-    def takes(self, seconds: float) -> Callable[[], None]:
-        def work() -> None:
-            self.now += seconds
-
-        return work
+from torch_sparsedrop.bench.timing import HostTimer, Quartiles, Sample, Side, Turn, interleave, same
+from torch_sparsedrop.bench.workloads import WORKLOADS
 
 
 def test_sides_take_turns_in_every_round() -> None:
@@ -99,43 +63,6 @@ def test_ratios_are_taken_within_rounds() -> None:
     assert rows[1].relative["dense"] == Quartiles(0.5, 0.5, 0.5)
 
 
-@pytest.mark.parametrize("mask", ["in", "out", "both"])
-def test_kept_is_what_the_masks_keep(mask: str) -> None:
-    torch.manual_seed(0)
-    masks = Masks.draw(settings(), SHAPE, mask, 0.5)
-    left = masks.drop_in.dense() if masks.drop_in else torch.ones(SHAPE.m, SHAPE.k, dtype=torch.bool)
-    right = masks.drop_out.dense() if masks.drop_out else torch.ones(SHAPE.m, SHAPE.n, dtype=torch.bool)
-    kept = (left.sum(1) * right.sum(1)).sum() / (SHAPE.m * SHAPE.n * SHAPE.k)
-    assert masks.kept(SHAPE) == pytest.approx(kept.item())
-    assert 0 < masks.kept(SHAPE) < 1
-
-
-@pytest.mark.parametrize("mask", ["in", "out", "both"])
-def test_layer_rounds_draw_fresh_masks_and_know_them(mask: str) -> None:
-    at = settings()
-    side = layer.sides(at, SHAPE, "float32", mask, "forward")[-1]
-    assert (side.name, side.p) == ("sparsedrop", 0.5)
-    on = Operands.make(SHAPE, "float32", "cpu")
-    for turn in range(3):
-        call, kept, _ = side.prepare(turn)
-        y = call()
-        torch.manual_seed(turn)
-        masks = Masks.draw(at, SHAPE, mask, torch.tensor(0.5))
-        x = on.x if masks.drop_in is None else torch.where(masks.drop_in.dense(), on.x, 0) * 2
-        expected = x @ on.weight.t() + on.bias
-        if masks.drop_out is not None:
-            expected = torch.where(masks.drop_out.dense(), expected, 0) * 2
-        torch.testing.assert_close(y, expected)
-        assert kept == masks.kept(SHAPE)
-    assert len({side.prepare(turn).kept for turn in range(8)}) > 1
-
-
-def test_all_sides_want_the_same_gradients() -> None:
-    for side in layer.sides(settings(), SHAPE, "float32", "in", "forward+backward"):
-        grads = side.prepare(0).call()
-        assert [tuple(grad.shape) for grad in grads] == [(64, 80), (48, 80), (48,)]  # type: ignore[attr-defined]
-
-
 def test_json_and_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("tqdm")
     pytest.importorskip("matplotlib")
@@ -168,28 +95,6 @@ def test_json_and_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     (again,) = Record.load_from(tmp_path / "a.json")
     assert [row.to_json() for row in again.rows] == found["rows"]
     assert again.settings.p == (0.0, 0.5)
-
-
-def test_threads_are_put_back() -> None:
-    before = torch.get_num_threads()
-    command.measure(Record.begin(settings(threads=before + 1, p=(0.5,))))
-    assert torch.get_num_threads() == before
-
-
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
-def test_memory_sees_what_a_step_allocates() -> None:
-    shape = Shape(2048, 2048, 2048)
-    job = memory.MemoryJob(settings(block=(128, 128), p=(0.5,)), "float32", shape, "in")
-    peak = {row.side: row.peak_bytes for row in job.run(HostTimer(), lambda: None)}
-    result = 4 * 2048**2
-    # y, dX and dW live at once; dropout keeps at least the dropped input beside them.
-    assert peak["dense"] is not None
-    assert peak["dropout"] is not None
-    assert peak["dense"] > 2.5 * result
-    assert peak["dropout"] > peak["dense"] + 0.9 * result
-    if providers.cpu.missing is None:
-        assert peak["sparsedrop"] is not None
-        assert peak["sparsedrop"] < peak["dropout"]
 
 
 @pytest.mark.parametrize(
@@ -234,30 +139,6 @@ def test_a_missing_extra_names_its_cure(
     assert "pip install 'torch_sparsedrop[bench]'" in error
 
 
-def test_bound_of_whole_tiles() -> None:
-    shape = Shape(512, 512, 512)  # 4 rows of 2 tiles
-
-    def masks(keep_in: list[list[int]] | None, keep_out: list[list[int]] | None) -> Masks:
-        def one(keep: list[list[int]] | None) -> BlockMask | None:
-            return None if keep is None else BlockMask.from_keep(torch.tensor(keep) > 0, 512, 512, block=(128, 128))
-
-        return Masks(one(keep_in), one(keep_out))
-
-    kept = masks([[1] * 4] * 4, None)
-    assert quantisation_bound("forward", shape, kept, 8) == 1
-    assert quantisation_bound("forward", shape, kept, 6) == pytest.approx(8 / 12)
-    # One row of blocks is four times as long as the others: its two tiles outlast the rest.
-    long = masks([[1] * 4] + [[1, 0, 0, 0]] * 3, None)
-    assert quantisation_bound("forward", shape, long, 4) == pytest.approx((8 + 6) / 4 / 4)
-    assert quantisation_bound("dw", shape, long, 4) == pytest.approx((8 + 6) / 4 / 4)
-    # Of C 4, 2, 1 and 0 blocks are kept: two tiles, one, and half a one, each as long.
-    out = masks(None, [[1] * 4, [1, 1, 0, 0], [1, 0, 0, 0], [0] * 4])
-    assert quantisation_bound("forward", shape, out, 2) == pytest.approx(3.5 / 2 / 2)
-    assert quantisation_bound("dx", shape, Masks(out.drop_out, None), 2) == pytest.approx(3.5 / 2 / 2)
-    assert quantisation_bound("forward", shape, masks(None, [[0] * 4] * 4), 2) is None
-    assert quantisation_bound("dw", shape, Masks(long.drop_in, out.drop_out), 2) is None
-
-
 def test_bounds_are_shown_beside_what_stays_below() -> None:
     clock = Clock()
     ours = Side("sparsedrop", lambda turn: Turn(clock.takes(5.0), 0.5, bound=0.9))
@@ -265,20 +146,6 @@ def test_bounds_are_shown_beside_what_stays_below() -> None:
     rows = timed_rows(samples, what="gemm", subject="8×8×8", dtype="d", phase="forward")
     assert Row.from_json(rows[1].to_json()).bound == pytest.approx(0.9)
     assert "0.80 [0.80–0.80] of 0.90" in report.gemm(rows)[0]
-
-
-def test_gemm_measures_all_places_of_the_mask_unless_told() -> None:
-    def masks(*arguments: str) -> dict[str, set[str]]:
-        chosen = command.settings_of(parser().parse_args(["bench", "--what", "gemm", "layer", *arguments]))
-        jobs = [job for what in chosen.what for job in WORKLOADS[what](chosen)]
-        found: dict[str, set[str]] = {}
-        for job in jobs:
-            assert isinstance(job, TimedJob)
-            found.setdefault(job.key["what"], set()).add(job.key["mask"])
-        return found
-
-    assert masks() == {"gemm": {"in", "out", "both"}, "layer": {"in"}}
-    assert masks("--mask", "out") == {"gemm": {"out"}, "layer": {"out"}}
 
 
 def test_readme_sections_come_from_the_results(tmp_path: Path) -> None:
@@ -357,153 +224,3 @@ def test_a_spent_budget_and_a_failing_job_leave_the_rest(monkeypatch: pytest.Mon
     assert [row.subject for row in record.rows] == ["first", "third"]
     assert record.left == ["second: RuntimeError: broken", "fourth: the budget of 10 s was spent"]
     assert kept[:2] == [1, 1], "rows are kept as they come"
-
-
-def test_peers_drop_what_they_say() -> None:
-    at = settings(peers=("block mask", "bsr"), p=(0.5,))
-    on = Operands.make(SHAPE, "float32", "cpu")
-    made = peers.layers(at, layer.layers(at, SHAPE, "in", 0.5), SHAPE, "in", "forward")
-    torch.manual_seed(3)
-    y = made["block mask"](on.x, on.weight, on.bias)
-    torch.manual_seed(3)
-    mask = torch.rand(4, 5).ge(0.5).repeat_interleave(16, 0).repeat_interleave(16, 1)
-    torch.testing.assert_close(y, (on.x * mask * 2) @ on.weight.t() + on.bias)
-    torch.manual_seed(3)
-    y = peers.layers(at, {}, SHAPE, "in", "forward")["bsr"](on.x, on.weight, on.bias)
-    torch.manual_seed(3)
-    drop = Masks.draw(at, SHAPE, "in", 0.5).drop_in
-    assert drop is not None
-    torch.testing.assert_close(y, (on.x * drop.dense() * 2) @ on.weight.t() + on.bias)
-
-
-def test_a_peer_that_fails_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:
-    def fails() -> None:
-        raise NotImplementedError("no such kernel")
-
-    assert peers.tried("bsr", lambda: fails) is None
-    assert "bsr is left out: no such kernel" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("name", sorted(mlp.BLOCKS))
-def test_blocks_are_fused_whole_and_narrowed_to_the_kept_work(name: str) -> None:
-    at = settings(inner="eager", p=(0.0, 0.5))
-    sides = mlp.sides(at, "float32", Shape(64, 128, 64), name)
-    assert [(side.name, side.p) for side in sides] == [
-        ("none", None), ("converted", 0.5), ("dropout", 0.5), ("narrowed", 0.5),
-    ]  # fmt: skip
-    grads = {side.name: side.prepare(0).call() for side in sides}
-    assert all(torch.isfinite(grad).all() for own in grads.values() for grad in own)  # type: ignore[attr-defined]
-    widths = {label: {tuple(grad.shape) for grad in own} for label, own in grads.items()}  # type: ignore[attr-defined]
-    assert (128, 64) in widths["converted"] == widths["none"]
-    assert (64, 64) in widths["narrowed"]
-    assert sides[-1].prepare(0).kept == 0.5
-
-
-def test_a_block_that_is_not_fused_is_an_error() -> None:
-    with pytest.raises(RuntimeError, match="not fused"):
-        mlp._converted(settings(inner="eager"), torch.nn.Sequential(torch.nn.Dropout(0.5)), torch.ones(2, 64), 0.5,
-                       "bernoulli")  # fmt: skip
-
-
-def test_a_model_is_timed_in_all_its_variants() -> None:
-    at = settings(what=("model",), models=("nanogpt",), small=True, inner="eager", p=(0.1,), masks=2, optimizer=True)
-    (job,) = WORKLOADS["model"](at)
-    ticks: list[int] = []
-    rows = {row.side: row for row in job.run(HostTimer(), lambda: ticks.append(1))}
-    assert list(rows) == ["none", "dropout", "elsewhere", "converted"]
-    assert len(ticks) == job.ticks
-    assert {row.subject for row in rows.values()} == {"nanogpt, small, 2 × 64"}
-    assert set(rows["converted"].relative) == {"none", "dropout", "elsewhere"}
-    assert rows["elsewhere"].note.startswith("4 of 7 dropouts fused")
-
-
-def test_elsewhere_keeps_the_dropout_that_is_not_fused() -> None:
-    at = settings(small=True, inner="eager")
-    model = Entrant(at, Which("nanogpt", "elsewhere", "float32", 0.1, "")).model
-    p = {name: module.p for name, module in model.named_modules() if isinstance(module, torch.nn.Dropout)}
-    assert p == {
-        "dropout": 0.1, "blocks.0.dropout1": 0.0, "blocks.0.dropout2": 0.0, "blocks.1.dropout1": 0.0,
-        "blocks.1.dropout2": 0.0,
-    }  # fmt: skip
-    assert model.blocks[0].p == 0.1  # type: ignore[union-attr, index]
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_models_train(name: str) -> None:
-    import_timm()
-    for library in ("transformers", "peft"):
-        pytest.importorskip(library)
-    model, torch_model = MODELS[name], MODELS[name].build(0.1, True)
-    loss = loss_of(torch_model(**model.batch(*model.small_size, True)))
-    loss.backward()
-    assert torch.isfinite(loss)
-
-
-def test_an_entrant_in_a_process_of_its_own() -> None:
-    at = settings(small=True, inner="eager")
-    good = Apart(at, Which("nanogpt", "dropout", "float32", 0.1, ""), None)
-    bad = Apart(at, Which("nanogpt", "dropout", "float32", 2.0, ""), None)
-    late = Apart(at, Which("nanogpt", "none", "float32", 0.0, ""), 0.0)
-    try:
-        with pytest.raises(TimeoutError, match="had not compiled"):
-            late.ready()
-        assert good.ready().note == ""
-        assert good.turn() > 0
-        with pytest.raises(RuntimeError, match="dropout probability has to be between 0 and 1"):
-            bad.ready()
-    finally:
-        for runner in (good, bad, late):
-            runner.close()
-    assert not good.process.is_alive()
-
-
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
-
-
-@pytest.mark.gpu
-@needs_gpu
-@pytest.mark.parametrize("phase", layer.PHASES)
-def test_captured_layers_draw_fresh_masks_and_know_them(phase: str) -> None:
-    at, shape = settings(device="cuda"), Shape(256, 192, 320)
-    side = layer.sides(at, shape, "float32", "in", phase + layer.GRAPH)[-1]
-    gc.collect()
-    poison = [torch.full((size,), torch.nan, device="cuda") for size in (1, 16, 2**12, 2**16, 2**20) for _ in range(64)]
-    on = Operands.make(shape, "float32", "cuda")
-    kept = []
-    for turn in range(4):
-        call, share, _ = side.prepare(turn)
-        y = call()
-        torch.manual_seed(turn)
-        drop = Masks.draw(at, shape, "in", torch.tensor(0.5, device="cuda")).drop_in
-        assert drop is not None
-        if phase == "forward":
-            torch.testing.assert_close(y, (on.x * drop.dense() * 2) @ on.weight.t() + on.bias, rtol=1e-4, atol=1e-3)
-        else:
-            expected = (on.grad @ on.weight) * drop.dense() * 2
-            torch.testing.assert_close(y[0], expected, rtol=1e-4, atol=1e-3)  # type: ignore[index]
-        kept.append(share)
-    assert len(set(kept)) > 1
-    del poison
-
-
-@pytest.mark.gpu
-@needs_gpu
-def test_clocks_of_a_gpu() -> None:
-    timer = timer_for("cuda")
-
-    def call() -> None:
-        torch.cuda._sleep(20_000_000)
-
-    timed = {clock: timer.seconds(call, 2, clock) for clock in ("device", "step", "host")}
-    assert timed["device"] == pytest.approx(timed["step"], rel=0.2)
-    assert 0.008 < timed["device"] < 0.06
-    assert timed["host"] < 0.002
-
-
-@pytest.mark.gpu
-@needs_gpu
-def test_memory_of_a_gpu() -> None:
-    at = settings(device="cuda", block=(128, 128), p=(0.5,))
-    job = memory.MemoryJob(at, "float32", Shape(2048, 2048, 2048), "in")
-    peak = {row.side: row.peak_bytes or 0 for row in job.run(HostTimer(), lambda: None)}
-    assert peak["sparsedrop"] < peak["dense"] + 2**20 < peak["dropout"]
