@@ -205,6 +205,14 @@ def gelu_new(m: Form, x: Tensor) -> Tensor:
     return m.fc2(F.dropout(y, P))
 
 
+@form(("B", IN), ("B", IN))
+def infinite_slope_at_zero(m: Form, x: Tensor) -> Tensor:
+    """A zero would send NaN to the factor: 0 (the dropout's gradient) times ∞."""
+    y = F.linear(x, m.w).abs() * m.b.abs()
+    z = m.fc1(x).abs() * m.b.abs()
+    return m.fc2(F.dropout(y.sqrt(), P)) + m.fc2(F.dropout(z**0.5, P))
+
+
 @form(("B", BOTH))
 def gated(m: Form, x: Tensor) -> Tensor:
     return m.fc2(F.dropout(F.silu(F.linear(x, m.w)) * F.linear(x, m.v.t(), m.b), P))
