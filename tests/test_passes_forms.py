@@ -333,6 +333,11 @@ def dead_between(m: Form, x: Tensor) -> Tensor:
     return m.fc2(F.dropout(y, 0.3, False))
 
 
+@form(("G", None), ("G", None))
+def live_feature_and_alpha(m: Form, x: Tensor) -> Tensor:
+    return m.fc1(F.alpha_dropout(F.dropout1d(x, P), P, True))
+
+
 @form()
 def feature_and_alpha(m: Form, x: Tensor) -> Tensor:
     return m.fc1(F.alpha_dropout(F.dropout1d(x, 0.0, True), 0.0, True))
