@@ -1,4 +1,5 @@
-"""Builds the native part for setuptools: ``_kernels.so`` (the CPU kernels, which torch loads) and ``_host`` (pybind11).
+"""Builds the native part for setuptools: ``_kernels.so``, which torch loads (the ops on CPUs, and on GPUs their
+quick calls), and ``_host`` (pybind11).
 
 Torch is not a build requirement, for an isolated build would download gigabytes: its headers are found
 in the environment that the package is installed into. Where they, a compiler or a tool is missing, or
@@ -36,6 +37,8 @@ if platform.machine() in ("x86_64", "AMD64"):
 
 FLAGS = "-std=c++17 -O3 -fPIC -fvisibility=hidden -ffp-contract=fast -Wall -Wextra -Wno-maybe-uninitialized"
 HOST = ("host", "launcher")
+# In both: what starts CUDA kernels.
+START = ("driver", "launch")
 KERNELS = ("arguments", "kernels_for", "isa", "library", "linear", "masked_matmul", "masked_sum", "plan", "weight_grad")
 
 
@@ -136,15 +139,17 @@ def build_graph(
         for isa, flags in isas.items()
     ]
     objects += [compiled(name, csrc / "cpu" / f"{name}.cpp", stable) for name in KERNELS]
+    start = [compiled(name, csrc / "host" / f"{name}.cpp", "") for name in START]
+    objects += [compiled("calls", csrc / "host" / "calls.cpp", stable), *start]
     # libtorch_cpu must be named as needed even where the linker sees no use of it.
     # A compiler that links libstdc++ statically must not export it either: torch's own would replace half of it, and
     # the first exception would crash.
-    libs = f"-L{quote(torch / 'lib')} -Wl,--no-as-needed -ltorch_cpu -Wl,--exclude-libs,ALL"
+    libs = f"-L{quote(torch / 'lib')} -Wl,--no-as-needed -ltorch_cpu -Wl,--exclude-libs,ALL -ldl"
     lines += [f"build _kernels.so: link {' '.join(objects)}", f"  libs = {libs}"]
 
     binding = f"-I{quote(work)} -isystem {quote(pybind11)} -isystem {quote(python)} -DSPARSEDROP_VERSION={version}"
     objects = [compiled(name, csrc / "host" / f"{name}.cpp", binding) for name in HOST]
-    lines += [f"build {host}: link {' '.join(objects)} isa.o", "  libs = -ldl"]
+    lines += [f"build {host}: link {' '.join([*objects, *start])} isa.o", "  libs = -ldl"]
     return "\n".join([*lines, ""])
 
 

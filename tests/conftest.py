@@ -2,6 +2,7 @@
 
 import os
 
+import fake_driver
 import hypothesis
 import pytest
 import torch
@@ -27,3 +28,9 @@ def fresh_compiler():
     torch._dynamo.utils.counters.clear()
     yield
     torch._dynamo.reset()
+
+
+@pytest.fixture
+def ask(tmp_path):
+    """Runs a script on a machine with a CUDA driver that only writes down what it is asked; all that is printed."""
+    return fake_driver.asker(tmp_path)

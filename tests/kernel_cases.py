@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from torch_sparsedrop import BlockMask, reference
 
 BLOCKS = (32, 64, 128, 256)
+Op = Callable[..., Tensor]
 
 
 @dataclass
@@ -125,3 +127,53 @@ def random_case(
         bias=rng.random() < 0.5,
         layouts=(rng.choice(layouts), rng.choice(layouts), rng.choice(layouts)),
     )  # fmt: skip
+
+
+def random_hopper_case(
+    seed: int, dtypes: tuple[torch.dtype, ...], device: str, most: int = 1400, longest: int | None = None
+) -> Case:
+    """Sizes that the copy engine can read, blocks that the kernel takes, tensors in both orders. ``longest``: of one,
+    so that its sum is divided."""
+    rng = random.Random(seed)
+    torch.manual_seed(seed)
+    sizes = [8 * rng.randint(16, most // 8) for _ in range(3)]
+    if longest is not None:
+        sizes[seed % 3] = 8 * rng.randint(longest // 16, longest // 8)
+    m, n, k = sizes
+    row = rng.choice((128, 128, 256, 384))
+    which = rng.choice(("in", "out", "both", "none"))
+    return Case(
+        m, n, k, rng.choice(dtypes), device,
+        block_in=(row, rng.choice((64, 128, 128, 192, 256))) if which in ("in", "both") else None,
+        block_out=(row, rng.choice((64, 128, 128, 192, 256))) if which in ("out", "both") else None,
+        p=rng.choice((0.0, 0.1, 0.5, 0.9, 1.0)),
+        bias=rng.random() < 0.5,
+        layouts=("plain", rng.choice(("plain", "transposed")), "plain"),
+    )  # fmt: skip
+
+
+def all_products(case: Case, linear: Op, weight_grad: Op) -> tuple[Tensor, ...]:
+    """The forward product, the gradient of X and that of W."""
+    plan_in, scale_in, block_in, plan_out, scale_out, block_out, revision = case.masks()
+    exchanged = plan_out, scale_out, block_out, plan_in, scale_in, block_in, revision
+    return (
+        linear(case.x, case.weight, case.b, *case.masks()),
+        linear(case.grad, case.weight.t(), None, *exchanged),
+        weight_grad(case.grad, case.x, *case.masks()),
+    )
+
+
+def compare_products(case: Case, linear: Op, weight_grad: Op) -> None:
+    """All three with the reference, and bit for bit with themselves."""
+    y, dx, dw = all_products(case, linear, weight_grad)
+    assert_close(y, case.expected_linear(), case.k)
+    assert_close(dw, case.expected_weight_grad(), case.m)
+    exchanged = Case.__new__(Case)
+    exchanged.__dict__.update(
+        case.__dict__, x=case.grad, weight=case.weight.t(), b=None, drop_in=case.drop_out, drop_out=case.drop_in
+    )
+    assert_close(dx, exchanged.expected_linear(), case.n)
+    assert_zero_where_dropped(y, case.drop_out)
+    assert_zero_where_dropped(dx, case.drop_in)
+    for first, again in zip((y, dx, dw), all_products(case, linear, weight_grad), strict=True):
+        assert torch.equal(first, again)

@@ -147,8 +147,9 @@ def test_vmap_over_inputs_weights_and_masks():
     assert torch.equal(
         torch.vmap(with_mask)(keep, x), torch.stack([with_mask(k, a) for k, a in zip(keep, x, strict=True)])
     )
-    drawn = torch.vmap(lambda a: sparsedrop.dropout_linear(a, w[0], p=0.5, block=16), randomness="different")(x)
-    assert drawn.shape == (3, 17, 19)
+    for some in (x, x[:0]):
+        drawn = torch.vmap(lambda a: sparsedrop.dropout_linear(a, w[0], p=0.5, block=16), randomness="different")(some)
+        assert drawn.shape == (len(some), 17, 19)
 
 
 def test_forward_mode_says_that_it_is_missing():
@@ -160,5 +161,10 @@ def test_forward_mode_says_that_it_is_missing():
     x = torch.randn(32, 32)
     with pytest.raises(NotImplementedError, match="no forward-mode"):
         torch.func.jvp(call, (x,), (x,))
-    with torch.autograd.forward_ad.dual_level(), pytest.raises(NotImplementedError, match="no forward-mode"):
-        call(torch.autograd.forward_ad.make_dual(x, x))
+    for grad in (torch.enable_grad, torch.no_grad):
+        with (
+            grad(),
+            torch.autograd.forward_ad.dual_level(),
+            pytest.raises(NotImplementedError, match="no forward-mode"),
+        ):
+            call(torch.autograd.forward_ad.make_dual(x, x))

@@ -13,7 +13,7 @@ import pytest
 import torch
 from vision import import_timm
 
-from torch_sparsedrop import providers
+from torch_sparsedrop import BlockMask, providers
 from torch_sparsedrop.__main__ import main, parser
 from torch_sparsedrop.bench import command, plot, readme, report
 from torch_sparsedrop.bench.models import MODELS, loss_of
@@ -24,6 +24,7 @@ from torch_sparsedrop.bench.rows import Row, efficiency, timed_rows
 from torch_sparsedrop.bench.settings import Settings, Shape
 from torch_sparsedrop.bench.timing import HostTimer, Quartiles, Sample, Side, Turn, interleave, same, timer_for
 from torch_sparsedrop.bench.workloads import WORKLOADS, layer, memory, mlp, peers
+from torch_sparsedrop.bench.workloads.bound import quantisation_bound
 from torch_sparsedrop.bench.workloads.job import TimedJob
 from torch_sparsedrop.bench.workloads.operands import Masks, Operands
 
@@ -116,7 +117,7 @@ def test_layer_rounds_draw_fresh_masks_and_know_them(mask: str) -> None:
     assert (side.name, side.p) == ("sparsedrop", 0.5)
     on = Operands.make(SHAPE, "float32", "cpu")
     for turn in range(3):
-        call, kept = side.prepare(turn)
+        call, kept, _ = side.prepare(turn)
         y = call()
         torch.manual_seed(turn)
         masks = Masks.draw(at, SHAPE, mask, torch.tensor(0.5))
@@ -204,6 +205,7 @@ def test_memory_sees_what_a_step_allocates() -> None:
         (["--what", "gem"], "invalid choice"),
         (["--shape", "64,64,64", "--preset", "cube"], "exclude each other"),
         (["--device", "meta"], "--device must be one of"),
+        (["--device", "gpu"], "--device must be one of"),
         (["--json", "/no/such/folder/a.json"], "there is no folder"),
         (["--append"], "--append needs --json"),
         (["--device", "cpu", "--graph"], "for CUDA devices"),
@@ -230,6 +232,39 @@ def test_a_missing_extra_names_its_cure(
     error = capsys.readouterr().err
     assert missing in error
     assert "pip install 'torch_sparsedrop[bench]'" in error
+
+
+def test_bound_of_whole_tiles() -> None:
+    shape = Shape(512, 512, 512)  # 4 rows of 2 tiles
+
+    def masks(keep_in: list[list[int]] | None, keep_out: list[list[int]] | None) -> Masks:
+        def one(keep: list[list[int]] | None) -> BlockMask | None:
+            return None if keep is None else BlockMask.from_keep(torch.tensor(keep) > 0, 512, 512, block=(128, 128))
+
+        return Masks(one(keep_in), one(keep_out))
+
+    kept = masks([[1] * 4] * 4, None)
+    assert quantisation_bound("forward", shape, kept, 8) == 1
+    assert quantisation_bound("forward", shape, kept, 6) == pytest.approx(8 / 12)
+    # One row of blocks is four times as long as the others: its two tiles outlast the rest.
+    long = masks([[1] * 4] + [[1, 0, 0, 0]] * 3, None)
+    assert quantisation_bound("forward", shape, long, 4) == pytest.approx((8 + 6) / 4 / 4)
+    assert quantisation_bound("dw", shape, long, 4) == pytest.approx((8 + 6) / 4 / 4)
+    # Of C 4, 2, 1 and 0 blocks are kept: two tiles, one, and half a one, each as long.
+    out = masks(None, [[1] * 4, [1, 1, 0, 0], [1, 0, 0, 0], [0] * 4])
+    assert quantisation_bound("forward", shape, out, 2) == pytest.approx(3.5 / 2 / 2)
+    assert quantisation_bound("dx", shape, Masks(out.drop_out, None), 2) == pytest.approx(3.5 / 2 / 2)
+    assert quantisation_bound("forward", shape, masks(None, [[0] * 4] * 4), 2) is None
+    assert quantisation_bound("dw", shape, Masks(long.drop_in, out.drop_out), 2) is None
+
+
+def test_bounds_are_shown_beside_what_stays_below() -> None:
+    clock = Clock()
+    ours = Side("sparsedrop", lambda turn: Turn(clock.takes(5.0), 0.5, bound=0.9))
+    samples = interleave([same("dense", clock.takes(8.0)), ours], HostTimer(clock), rounds=4)
+    rows = timed_rows(samples, what="gemm", subject="8×8×8", dtype="d", phase="forward")
+    assert Row.from_json(rows[1].to_json()).bound == pytest.approx(0.9)
+    assert "0.80 [0.80–0.80] of 0.90" in report.gemm(rows)[0]
 
 
 def test_gemm_measures_all_places_of_the_mask_unless_told() -> None:
@@ -436,7 +471,7 @@ def test_captured_layers_draw_fresh_masks_and_know_them(phase: str) -> None:
     on = Operands.make(shape, "float32", "cuda")
     kept = []
     for turn in range(4):
-        call, share = side.prepare(turn)
+        call, share, _ = side.prepare(turn)
         y = call()
         torch.manual_seed(turn)
         drop = Masks.draw(at, shape, "in", torch.tensor(0.5, device="cuda")).drop_in

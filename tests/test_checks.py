@@ -24,6 +24,8 @@ IN, OUT = BlockMask.draw(40, 32, 0.5, block=16), BlockMask.draw(40, 24, 0.5, blo
         ((X[:, :30], W), ValueError, r"weight's K = 32, got x of shape \(40, 30\)"),
         ((X, W, B[:3]), ValueError, r"bias must have shape \(24,\), got \(3,\)"),
         ((X, W, 0.0), TypeError, "bias must be a Tensor or None, got float"),
+        ((X.to_sparse(), W), TypeError, "x must be a dense tensor, got one with layout torch.sparse_coo"),
+        ((X, W.to_sparse()), TypeError, "weight must be a dense tensor, got one with layout torch.sparse_coo"),
         ((X, W.to("meta")), ValueError, "weight must be on x's device cpu, got meta"),
     ],
 )
@@ -37,6 +39,7 @@ def test_operands(arguments, error, message):
     [
         ({"drop_in": OUT}, ValueError, "drop_in must mask 40 × 32 elements, got a mask for 40 × 24"),
         ({"drop_out": IN}, ValueError, "drop_out must mask 40 × 24 elements, got a mask for 40 × 32"),
+        ({"drop_in": BlockMask.draw(32, 40, 0.5, block=16)}, ValueError, "drop_in must mask 40 × 32 elements.*32 × 40"),
         ({"drop_in": IN.keep}, TypeError, "drop_in must be a BlockMask or None, got Tensor"),
         ({"drop_in": BlockMask.draw(39, 32, 0.5, block=16)}, ValueError, "drop_in must mask 40 × 32"),
         (
@@ -51,9 +54,10 @@ def test_operands(arguments, error, message):
         ),
     ],
 )
-def test_masks(masks, error, message):
+@pytest.mark.parametrize("linear", [sparsedrop.linear, sparsedrop.reference.linear])
+def test_masks(linear, masks, error, message):
     with pytest.raises(error, match=message):
-        sparsedrop.linear(X, W, **masks)
+        linear(X, W, **masks)
 
 
 @pytest.mark.parametrize("function", [sparsedrop.dropout_linear, sparsedrop.linear_dropout])

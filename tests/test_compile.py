@@ -143,6 +143,18 @@ def test_export_with_a_dynamic_batch():
         assert program.module()(torch.randn(rows, 64)).shape == (rows, 32)
 
 
+@pytest.mark.parametrize("strict", [False, True])
+def test_export_with_a_mask_as_input(strict):
+    class Masked(torch.nn.Linear):
+        def forward(self, x, mask):
+            return sparsedrop.linear(x, self.weight, self.bias, drop_in=mask)
+
+    layer, x = Masked(64, 32), torch.randn(40, 64)
+    mask, other = (sparsedrop.BlockMask.draw(40, 64, 0.5, block=16) for _ in range(2))
+    program = torch.export.export(layer, (x, mask), strict=strict)
+    assert torch.equal(program.module()(x, other), layer(x, other))
+
+
 def test_revision_follows_the_formulas(tmp_path, monkeypatch):
     for name in ("autograd.py", "fakes.py", "schema.py"):
         source = (schema.Path(schema.__file__).parent / name).read_bytes()

@@ -277,6 +277,10 @@ def test_refuses() -> None:
         sparsedrop.convert(torch.compile(MLP()))
     with pytest.raises(TypeError, match=r"torch\.nn\.Module"):
         sparsedrop.convert(lambda x: x)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"revert takes a torch\.nn\.Module, got function"):
+        sparsedrop.revert(lambda x: x)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"explain takes a torch\.nn\.Module and its inputs, got type"):
+        sparsedrop.explain(MLP, torch.randn(4, 4))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"in \[0, 1\]"):
         sparsedrop.convert(MLP(), p=1.5)
     with pytest.raises(ValueError, match="profitable"):

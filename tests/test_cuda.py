@@ -14,8 +14,11 @@ from torch_sparsedrop.ops import packing
 if not torch.cuda.is_available():
     pytest.skip("there is no GPU", allow_module_level=True)
 
+from torch_sparsedrop.providers import cuda
 from torch_sparsedrop.providers.cuda import device as devices
 from torch_sparsedrop.providers.cuda import matmul
+from torch_sparsedrop.providers.cuda.ready import NATIVE
+from torch_sparsedrop.providers.triton import plan
 
 pytestmark = pytest.mark.gpu
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
@@ -37,7 +40,9 @@ def reading(request, monkeypatch):
         monkeypatch.setattr(devices, "capability", lambda device: (8, 0))
     if request.param == "hopper":
         monkeypatch.setenv("SPARSEDROP_GPU", "hopper")
-    monkeypatch.setattr(matmul, "_known", {})
+    matmul.forget()
+    yield
+    matmul.forget()
 
 
 def compare(case: Case) -> None:
@@ -145,6 +150,39 @@ def test_float32_obeys_the_tf32_setting():
         torch.backends.cuda.matmul.fp32_precision = "ieee"
     assert_close(y, expected, case.k, tf32=True)
     assert (y.double() - expected).norm() > 1e-5 * expected.norm()
+
+
+@pytest.mark.skipif(not NATIVE, reason="the native part was not built")
+@pytest.mark.parametrize("wanted", ["hopper", "triton"])
+@pytest.mark.parametrize("which", ["in", "out"])
+def test_python_serves_only_the_first_call_of_a_kind(which, wanted, monkeypatch):
+    monkeypatch.setenv("SPARSEDROP_GPU", wanted)
+    matmul.forget()
+    served = []
+    for name, kernel in (
+        ("draw", plan.serve_draw),
+        ("linear", matmul.serve_linear),
+        ("weight_grad", matmul.serve_weight_grad),
+    ):
+        monkeypatch.setitem(
+            cuda._kernels, name, lambda *args, name=name, kernel=kernel: (served.append(name), kernel(*args))[1]
+        )
+    layer = sparsedrop.dropout_linear if which == "in" else sparsedrop.linear_dropout
+    sides = 384, 520, 640
+    found = []
+    for m in (*sides[:2], *sides[:2]):
+        torch.manual_seed(m)
+        operands = [torch.randn(shape, device="cuda", dtype=torch.bfloat16) for shape in ((m, 640), (768, 640), (768,))]
+        leaves = [tensor.requires_grad_() for tensor in operands]
+        p = torch.tensor(0.5, device="cuda")
+        y = layer(*leaves, p)
+        found.append((y, *torch.autograd.grad(y, leaves, y.detach())))
+    assert sorted(set(served)) == ["draw", "linear", "weight_grad"]
+    assert len(served) <= 2 * (1 + 2 + 2), served
+    first, second = served[: len(served) // 2], served[len(served) // 2 :]
+    assert first == second
+    for one, again in zip(found[:2], found[2:], strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one, again, strict=True))
 
 
 def test_graph_captured_by_hand():

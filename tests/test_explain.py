@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import numpy
 import pytest
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from zoo import CASES
 import torch_sparsedrop as sparsedrop
 
 KEYS = {"module", "class", "shape", "p", "decision", "how", "readers", "reason", "flops_share", "saving"}
+GLOBAL = numpy.random  # what models draw from
 ALL: dict[str, Any] = {"select": "all", "block": 16}
 
 
@@ -94,6 +96,44 @@ def test_leaves_everything_as_found(training: bool) -> None:
         assert torch.equal(value, state[key]), key
     for p, grad in zip(net.parameters(), grads, strict=True):
         assert (p.grad is None) if grad is None else torch.equal(p.grad, grad)
+
+
+def test_leaves_what_the_forward_changes() -> None:
+    """Parameters written to, buffers and parameters made on the way, and NumPy's random numbers."""
+
+    class Busy(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.no_grad():
+                self.fc1.weight.mul_(0.5)
+                torch._foreach_add_([self.fc2.bias], 1.0)
+                self.fc2.weight.data[0] = 0
+            if not hasattr(self, "seen"):
+                self.register_buffer("seen", torch.zeros(1), persistent=False)
+                self.extra = nn.Parameter(torch.zeros(1))
+            return super().forward(x) * float(GLOBAL.rand())
+
+    net = Busy()
+    state = copy.deepcopy(net.state_dict())
+    pointers = [parameter.data_ptr() for parameter in net.parameters()]
+    numbers = GLOBAL.get_state()[1:3]
+    sparsedrop.explain(net, torch.randn(32, 64), options=ALL)
+    assert list(net.state_dict()) == list(state)
+    for key, value in net.state_dict().items():
+        assert torch.equal(value, state[key]), key
+    assert [parameter.data_ptr() for parameter in net.parameters()] == pointers
+    assert not hasattr(net, "seen")
+    after = GLOBAL.get_state()[1:3]
+    assert (after[0] == numbers[0]).all()
+    assert after[1] == numbers[1]
+
+
+def test_does_not_initialise_lazy_modules() -> None:
+    net, x = nn.Sequential(nn.LazyLinear(64), nn.Dropout(0.5), nn.Linear(64, 64)), torch.randn(32, 64)
+    with pytest.raises(ValueError, match="first call this one, to initialise '0'"):
+        sparsedrop.explain(net, x, options=ALL)
+    assert isinstance(net[0], nn.LazyLinear)
+    net(x)
+    assert sparsedrop.explain(net, x, options=ALL).totals["fused"] == 1
 
 
 def test_leaves_what_was_compiled() -> None:

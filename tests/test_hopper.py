@@ -6,7 +6,7 @@ import random
 
 import pytest
 import torch
-from kernel_cases import Case, assert_close, assert_zero_where_dropped
+from kernel_cases import Case, all_products, compare_products, random_hopper_case
 
 from torch_sparsedrop import BlockMask
 
@@ -26,11 +26,12 @@ DTYPES = (torch.bfloat16, torch.float16)
 def at_any_size(monkeypatch):
     """The kernel also where another is faster, and new tensors full of NaN."""
     monkeypatch.setenv("SPARSEDROP_GPU", "hopper")
-    monkeypatch.setattr(matmul, "_known", {})
+    matmul.forget()
     monkeypatch.setattr(matmul, "_told", set())
     torch.use_deterministic_algorithms(True, warn_only=True)
     yield
     torch.use_deterministic_algorithms(False)
+    matmul.forget()
 
 
 def served() -> int:
@@ -38,46 +39,11 @@ def served() -> int:
 
 
 def products(case: Case) -> tuple[torch.Tensor, ...]:
-    """The forward product, the gradient of X and that of W."""
-    plan_in, scale_in, block_in, plan_out, scale_out, block_out, revision = case.masks()
-    exchanged = plan_out, scale_out, block_out, plan_in, scale_in, block_in, revision
-    return (
-        OPS.linear(case.x, case.weight, case.b, *case.masks()),
-        OPS.linear(case.grad, case.weight.t(), None, *exchanged),
-        OPS.weight_grad(case.grad, case.x, *case.masks()),
-    )
+    return all_products(case, OPS.linear, OPS.weight_grad)
 
 
 def compare(case: Case) -> None:
-    y, dx, dw = products(case)
-    assert_close(y, case.expected_linear(), case.k)
-    assert_close(dw, case.expected_weight_grad(), case.m)
-    exchanged = Case.__new__(Case)
-    exchanged.__dict__.update(
-        case.__dict__, x=case.grad, weight=case.weight.t(), b=None, drop_in=case.drop_out, drop_out=case.drop_in
-    )
-    assert_close(dx, exchanged.expected_linear(), case.n)
-    assert_zero_where_dropped(y, case.drop_out)
-    assert_zero_where_dropped(dx, case.drop_in)
-    for first, again in zip((y, dx, dw), products(case), strict=True):
-        assert torch.equal(first, again)
-
-
-def random_hopper_case(seed: int, most: int = 1400) -> Case:
-    """Sizes that the copy engine can read, blocks that the kernel takes, tensors in both orders."""
-    rng = random.Random(seed)
-    torch.manual_seed(seed)
-    m, n, k = (8 * rng.randint(16, most // 8) for _ in range(3))
-    row = rng.choice((128, 128, 256, 384))
-    which = rng.choice(("in", "out", "both", "none"))
-    return Case(
-        m, n, k, rng.choice(DTYPES), "cuda",
-        block_in=(row, rng.choice((64, 128, 128, 192, 256))) if which in ("in", "both") else None,
-        block_out=(row, rng.choice((64, 128, 128, 192, 256))) if which in ("out", "both") else None,
-        p=rng.choice((0.0, 0.1, 0.5, 0.9, 1.0)),
-        bias=rng.random() < 0.5,
-        layouts=("plain", rng.choice(("plain", "transposed")), "plain"),
-    )  # fmt: skip
+    compare_products(case, OPS.linear, OPS.weight_grad)
 
 
 def test_it_is_what_serves():
@@ -88,7 +54,7 @@ def test_it_is_what_serves():
 
 @pytest.mark.parametrize("seed", range(60))
 def test_random_problems(seed):
-    compare(random_hopper_case(seed))
+    compare(random_hopper_case(seed, DTYPES, "cuda"))
     assert served() > 0
 
 
@@ -142,7 +108,7 @@ def test_graph_replays_draw_and_divide_anew():
 @pytest.mark.parametrize("launches", [pytest.param(10_000, marks=pytest.mark.full), 500])
 def test_soak_on_two_streams(launches):
     """Many launches of mixed shapes under way at once: every result has the bits of the first."""
-    cases = [random_hopper_case(1000 + seed, most=2600) for seed in range(24)]
+    cases = [random_hopper_case(1000 + seed, DTYPES, "cuda", most=2600) for seed in range(24)]
     expected = [products(case) for case in cases]
     torch.cuda.synchronize()
     streams = [torch.cuda.Stream(), torch.cuda.Stream()]

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from torch_sparsedrop.providers.cache import cache_folder
 from torch_sparsedrop.providers.hopper import kernel, nvrtc
 
 VARIANTS = [
@@ -61,7 +62,7 @@ def test_cache_is_used(monkeypatch):
 
 def test_damaged_entries_are_made_anew():
     code = kernel.machine_code(VARIANTS[0])
-    (entry,) = nvrtc.cache_folder().iterdir()
+    (entry,) = cache_folder().iterdir()
     entry.write_bytes(entry.read_bytes()[:1000])
     assert kernel.machine_code(VARIANTS[0]) == code
     assert len(entry.read_bytes()) > len(code)
@@ -71,14 +72,14 @@ def test_user_without_a_home(monkeypatch):
     monkeypatch.delenv("SPARSEDROP_CACHE")
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
-    assert nvrtc.cache_folder().name.startswith("torch_sparsedrop_")
+    assert cache_folder().name.startswith("torch_sparsedrop_")
 
 
 def test_another_source_is_another_entry():
     a = nvrtc.compiled("__global__ void kernel() {}", {}, [])
     b = nvrtc.compiled("__global__ void other() {}", {}, [])
     assert a != b
-    assert len(list(nvrtc.cache_folder().glob("*.cubin"))) == 2
+    assert len(list(cache_folder().glob("*.cubin"))) == 2
 
 
 def test_errors_show_the_compilers_log():
@@ -100,4 +101,4 @@ def test_processes_compile_at_once():
     with multiprocessing.get_context("spawn").Pool(4) as pool:
         codes = pool.map(_compile_one, range(8), chunksize=1)
     assert len(set(codes)) == 1
-    assert [path.suffix for path in nvrtc.cache_folder().iterdir()] == [".cubin"]
+    assert [path.suffix for path in cache_folder().iterdir()] == [".cubin"]

@@ -2,65 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
 
 from torch_sparsedrop.providers.cuda.problem import Mask, Operand, Spec
 from torch_sparsedrop.providers.hopper import launch
-
-DRIVER = r"""
-#include <cstdio>
-static __thread void* context;
-extern "C" {
-int cuGetErrorString(int, const char** text) { *text = "fake failure"; return 0; }
-int cuDeviceGet(int* handle, int device) { *handle = device + 100; return 0; }
-int cuCtxGetCurrent(void** current) { *current = context; return 0; }
-int cuCtxSetCurrent(void* wanted) { context = wanted; return 0; }
-int cuDevicePrimaryCtxRetain(void** made, int handle) {
-  std::printf("context of %d\n", handle);
-  *made = &context;
-  return 0;
-}
-int cuModuleLoadData(void** module, const void* code) {
-  if (*static_cast<const char*>(code) == '!') return 42;
-  *module = &context;
-  return 0;
-}
-int cuModuleGetFunction(void** function, void*, const char* name) {
-  std::printf("kernel %s\n", name);
-  *function = &context;
-  return 0;
-}
-int cuFuncSetAttribute(void*, int attribute, int value) {
-  std::printf("attribute %d = %d\n", attribute, value);
-  return 0;
-}
-int cuTensorMapEncodeTiled(unsigned long long* map, int type, unsigned, void*, const unsigned long long* size,
-                           const unsigned long long* stride, const unsigned* box, const unsigned*, int, int, int,
-                           int) {
-  std::printf("map %d: %llu x %llu, %llu bytes, box %u x %u\n", type, size[0], size[1], stride[0], box[0], box[1]);
-  return map[0] = 0;
-}
-int cuTensorMapReplaceAddress(unsigned long long* map, void* address) {
-  map[0] = reinterpret_cast<unsigned long long>(address);
-  return 0;
-}
-int cuLaunchKernel(void*, unsigned blocks, unsigned, unsigned, unsigned threads, unsigned, unsigned, unsigned shared,
-                   void* stream, void** parameters, void**) {
-  const unsigned long long* maps = static_cast<unsigned long long*>(parameters[0]);
-  std::printf("%u blocks of %u, %u bytes, stream %p: %llu %llu %llu %llu\n", blocks, threads, shared, stream, maps[0],
-              maps[16], maps[32], maps[48]);
-  std::fflush(stdout);
-  return context ? 0 : 201;
-}
-}
-"""
 
 SCRIPT = """
 import threading
@@ -72,8 +20,8 @@ ready = host.Launch(
     device=3, kernel=kernel, blocks=132, shared_bytes=1000, type=9, boxes=(box,) * 4, walk=lists, out=lists,
     sizes=(32, 32, 64), first_row=0, rows=1, lines=1, panels=1, rows_per_block=1,
 )
-assert ready.workspace_bytes == 132 * (128 * 256 * 4 + 8)
-call = lambda: ready(7, 10, 20, 30, 0, 0, 0, 0, 0, 4096)
+assert host.hopper_workspace(132) == 132 * (128 * 256 * 4 + 8)
+call = lambda: ready(7, [10, 20, 30, 0, 0, 0, 0, 0, 0, 4096])
 call()
 thread = threading.Thread(target=call)
 thread.start()
@@ -83,23 +31,6 @@ try:
 except RuntimeError as error:
     print(error)
 """
-
-
-@pytest.fixture
-def ask(tmp_path: Path) -> Callable[[str], list[str]]:
-    """Runs a script with that driver; what the driver and the script print."""
-    (tmp_path / "driver.cpp").write_text(DRIVER)
-    command = ["g++", "-shared", "-fPIC", str(tmp_path / "driver.cpp"), "-o", str(tmp_path / "libcuda.so.1")]
-    subprocess.run(command, check=True)
-    paths = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
-    environment = os.environ | {"LD_LIBRARY_PATH": str(tmp_path), "PYTHONPATH": paths}
-
-    def run(script: str) -> list[str]:
-        done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        return done.stdout.splitlines()
-
-    return run
 
 
 def test_what_the_driver_is_asked(ask: Callable[[str], list[str]]) -> None:
@@ -116,6 +47,33 @@ def test_what_the_driver_is_asked(ask: Callable[[str], list[str]]) -> None:
     ]
 
 
+def test_a_launch_leaves_the_threads_context_as_it_was(ask: Callable[[str], list[str]]) -> None:
+    kernel = "kernel = host.load_kernel(b'code', 'masked_matmul', 1000, 4)\n"
+    lines = ask(SCRIPT.replace("kernel = ", kernel + "kernel = ").split("thread =")[0])
+    assert [line for line in lines if "context" in line] == [f"context of {n}" for n in (104, 103, 104, 103, 104)]
+
+
+TRITON = """
+from torch_sparsedrop import _host as host
+kernel = host.load_kernel(b"code", "matmul", 1000, 3)
+def launch(*parameters):
+    return host.Launch.of_triton(3, kernel, (5, 6, 7), 128, 1000, parameters)
+launch(("address", 6), ("i32", -8), ("i64", 0), ("i64", 0))(7, [*range(10, 20)])
+for wrong in ("i64", -8), ("i32", -8), ("f32", 0):
+    try:
+        launch(("address", 6), wrong, *[("i64", 0)] * (3 if wrong[0] == "i32" else 2))
+    except (RuntimeError, ValueError) as error:
+        print(error)
+"""
+
+
+def test_kernels_of_triton(ask: Callable[[str], list[str]]) -> None:
+    """Parameters of other sizes than the compiled kernel's, or of another number, are refused."""
+    refused = "the kernel takes other parameters"
+    launched = "5 x 6 x 7 blocks of 128, 1000 bytes, stream 0x7: 16 -8"
+    assert ask(TRITON)[3:] == [launched, refused, refused, "a parameter must be address, map, i32 or i64, got f32"]
+
+
 def test_from_a_problem_to_the_driver(ask: Callable[[str], list[str]]) -> None:
     """X (140,000, 4096), masked, times W (4096, 4096): rows for the first launch, and for a second one."""
     lines = ask("""
@@ -126,7 +84,7 @@ device.multiprocessors = lambda _: 132
 kernel.machine_code = lambda variant: b"code"
 ready = launch.Launch(spec(140_000, 4096, 4096, (128, 128), "in"))
 for part in ready.launches:
-    part(7, 10, 20, 30, 0, 0, 0, 40, 0, 4096)
+    part(7, [10, 20, 30, 0, 0, 0, 40, 0, 0, 4096])
 """)
     maps = [
         "map 9: 4096 x 140000, 8192 bytes, box 64 x 128",

@@ -94,6 +94,14 @@ def test_from_keep_and_with_scale():
     assert other.plan is mask.plan
 
 
+def test_from_keep_does_not_follow_later_changes_of_the_grid():
+    keep = torch.ones(2, 2, dtype=torch.bool)
+    mask = BlockMask.from_keep(keep, 20, 30, block=16)
+    keep.zero_()
+    assert mask.dense().all()
+    assert mask.density == 1
+
+
 def test_is_a_pytree_node():
     mask = BlockMask.draw(64, 80, 0.5, block=16)
     leaves, spec = pytree.tree_flatten({"mask": mask})
@@ -103,6 +111,7 @@ def test_is_a_pytree_node():
     assert torch.equal(again.keep, mask.keep)
     moved = pytree.tree_map(lambda t: t.to("meta"), mask)
     assert moved.keep.is_meta
+    assert pytree.treespec_loads(pytree.treespec_dumps(spec)) == spec
 
 
 def test_survives_pickling():

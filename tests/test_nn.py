@@ -58,7 +58,20 @@ def test_p_survives_moves_casts_copies_and_files(module):
 
 
 @MODULES
-@pytest.mark.parametrize("p", [-0.1, 1.01, float("nan"), "a", None, torch.tensor(0.5)])
+def test_p_survives_loading_into_a_module_without_data(module):
+    """As done with ``load_state_dict(assign=True)``, and by transformers, which puts an empty tensor for the buffer."""
+    weights = nn.Linear(32, 24).state_dict()
+    layer = module(32, 24, p=0.25, block=16, device="meta")
+    layer.load_state_dict(weights, assign=True)
+    assert layer._p.item() == 0.25
+    assert layer(torch.randn(40, 32)).shape == (40, 24)
+    layer._p = torch.full((), float("nan"))
+    assert layer._p.item() == 0.25
+    assert list(layer.state_dict()) == list(weights)
+
+
+@MODULES
+@pytest.mark.parametrize("p", [-0.1, 1.01, float("nan"), "a", None, torch.tensor(0.5), nn.Parameter(torch.tensor(0.5))])
 def test_bad_p_is_refused_and_leaves_the_old_one(module, p):
     layer = module(32, 24, p=0.25)
     with pytest.raises((ValueError, TypeError), match="p must be"):

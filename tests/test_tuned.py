@@ -29,6 +29,7 @@ TILE = Tile(64, 64, 32, 4, 2)
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.delenv("SPARSEDROP_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     tuned._stored.cache_clear()
     matmul.forget()
@@ -124,3 +125,8 @@ def test_tiles_need_no_triton(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _missing(name: str) -> str:
     raise tuned.importlib.metadata.PackageNotFoundError(name)
+
+
+def test_the_variable_moves_the_tiles_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPARSEDROP_CACHE", str(tmp_path / "elsewhere"))
+    assert tuned.path() == tmp_path / "elsewhere" / "tiles.json"

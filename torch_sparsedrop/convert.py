@@ -83,6 +83,8 @@ def convert(
 
 def revert(model: nn.Module) -> nn.Module:
     """Undo `convert`, in place. A model that is not converted is returned as it is."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"revert takes a torch.nn.Module, got {type(model).__name__}")
     found = model.__dict__.pop(_ATTRIBUTE, None)
     if isinstance(found, Conversion):
         if found.forward is not None:

@@ -6,7 +6,6 @@ import contextlib
 import copy
 import functools
 import inspect
-import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from .as_found import as_found
 from .convert import conversion_of, lost_conversion
 from .options import Options
 from .report import Report
@@ -25,15 +25,19 @@ def explain(model: nn.Module, *args: Any, options: Mapping[str, Any] | None = No
     A converted model is explained with its own options, another with ``options`` (those of `convert`). The model is
     left as it was. Prints as a table; ``.to_dict()`` has the same as data.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"explain takes a torch.nn.Module and its inputs, got {type(model).__name__}")
     model = getattr(model, "_orig_mod", model)
+    _refuse_lazy(model)
     conversion = conversion_of(model)
     if conversion is not None and options:
         raise ValueError("a converted model is explained with its own options; revert it to try others")
     chosen = conversion.options if conversion is not None else Options.parse(options or {})
     chosen.warn_unmatched(name for name, _ in model.named_modules())
     recorder = Recorder(chosen, model)
-    with _as_found(model), torch.enable_grad():
-        flops, called = _measure(model, args, kwargs)
+    with as_found(model) as originals, torch.enable_grad():
+        with originals:
+            flops, called = _measure(model, args, kwargs)
         with _isolated():
             run = _compile(model, recorder)
             run(*args, **kwargs)
@@ -43,6 +47,12 @@ def explain(model: nn.Module, *args: Any, options: Mapping[str, Any] | None = No
     if lost_conversion(model):
         notes.append("this copy of a converted model lost its conversion; call convert on it")
     return Report.of(recorder.graphs, chosen, flops, called, breaks, conversion is not None, notes)
+
+
+def _refuse_lazy(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        if any(nn.parameter.is_lazy(entry) for entry in (*module._parameters.values(), *module._buffers.values())):
+            raise ValueError(f"explain leaves models as they are: first call this one, to initialise {name!r}")
 
 
 class Recorder:
@@ -102,36 +112,6 @@ def _measure(model: nn.Module, args: Any, kwargs: Any) -> tuple[int, Counter[str
 def _count(called: Counter[str], name: str, module: nn.Module, args: Any) -> None:
     if module.training:
         called[name] += 1
-
-
-@contextlib.contextmanager
-def _as_found(model: nn.Module) -> Iterator[None]:
-    """Training mode inside; modes, buffers, gradients and random states as before outside."""
-    modes = {module: module.training for module in model.modules()}
-    buffers = {name: (buffer, buffer.detach().clone()) for name, buffer in model.named_buffers()}
-    grads = {parameter: parameter.grad for parameter in model.parameters()}
-    python = random.getstate()
-    with torch.random.fork_rng(devices=list(range(torch.cuda.device_count()))):
-        try:
-            if not model.training:
-                model.train()
-            yield
-        finally:
-            for module, mode in modes.items():
-                module.training = mode
-            _restore(model, buffers)
-            for parameter, grad in grads.items():
-                parameter.grad = grad
-            random.setstate(python)
-
-
-def _restore(model: nn.Module, buffers: dict[str, tuple[torch.Tensor, torch.Tensor]]) -> None:
-    for name, (buffer, saved) in buffers.items():
-        owner = model.get_submodule(name.rpartition(".")[0])
-        owner._buffers[name.rpartition(".")[2]] = buffer
-        if not torch.equal(buffer, saved):
-            with torch.no_grad():
-                buffer.copy_(saved)
 
 
 @contextlib.contextmanager

@@ -35,20 +35,20 @@ def linear(
     if drop_in is None and drop_out is None:
         return F.linear(x, weight, bias)
     if torch.compiler.is_compiling():
-        _check(x, weight, bias, drop_in, drop_out)
+        check_call(x, weight, bias, drop_in, drop_out)
         return _fused(x, weight, bias, drop_in, drop_out)
     try:
         return _fused(x, weight, bias, drop_in, drop_out)
     except Exception as error:
         failure = error
-    _check(x, weight, bias, drop_in, drop_out)
+    check_call(x, weight, bias, drop_in, drop_out)
     raise failure
 
 
 def _fused(
     x: Tensor, weight: Tensor, bias: Tensor | None, drop_in: BlockMask | None, drop_out: BlockMask | None
 ) -> Tensor:
-    """The op. It checks its arguments itself: in eager mode, `_check` only explains a failure in the caller's words."""
+    """The op. It checks its arguments itself: in eager mode, `check_call` only names the argument at fault."""
     x, weight, bias = cast_operands(x, weight, bias)
     rows, (outputs, inputs) = _rows(x), weight.shape
     into, out = _arguments(drop_in, rows, inputs), _arguments(drop_out, rows, outputs)
@@ -68,9 +68,10 @@ def _rows(x: Tensor) -> int:
     return shape[0] if len(shape) == 2 else math.prod(shape[:-1])
 
 
-def _check(
+def check_call(
     x: Tensor, weight: Tensor, bias: Tensor | None, drop_in: BlockMask | None, drop_out: BlockMask | None
 ) -> None:
+    """Refuses what `linear` cannot use, in terms of its arguments."""
     check_shapes(x, weight)
     m, n, k = check_linear(*cast_operands(x, weight, bias))
     _check_mask(drop_in, "drop_in", x, m, k)

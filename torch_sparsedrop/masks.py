@@ -80,7 +80,8 @@ class BlockMask:
                 f"got shape {tuple(keep.shape)}"
             )
         plan = torch.ops.sparsedrop.plan(keep)
-        return BlockMask(packing.flat(keep), plan, _scale(scale, keep.device), shape, sizes)
+        # A copy: the plan would not follow a later change of the caller's grid.
+        return BlockMask(packing.flat(keep.clone()), plan, _scale(scale, keep.device), shape, sizes)
 
     def with_scale(self, scale: float | Tensor) -> BlockMask:
         """The same kept blocks, multiplied by another number."""
@@ -176,8 +177,23 @@ def _flatten(mask: BlockMask) -> tuple[list[Any], Any]:
     return [mask._flat, mask.plan, mask.scale], (mask.shape, mask.block)
 
 
+def _flatten_with_keys(mask: BlockMask) -> tuple[list[tuple[Any, Any]], Any]:
+    children, context = _flatten(mask)
+    return [(pytree.GetAttrKey(name), child) for name, child in zip(_CHILDREN, children, strict=True)], context
+
+
 def _unflatten(children: Any, context: Any) -> BlockMask:
     return BlockMask(*children, *context)
 
 
-pytree.register_pytree_node(BlockMask, _flatten, _unflatten, serialized_type_name="torch_sparsedrop.BlockMask")
+_CHILDREN = ("_flat", "plan", "scale")
+
+pytree.register_pytree_node(
+    BlockMask,
+    _flatten,
+    _unflatten,
+    serialized_type_name="torch_sparsedrop.BlockMask",
+    flatten_with_keys_fn=_flatten_with_keys,
+    to_dumpable_context=list,
+    from_dumpable_context=lambda context: tuple(map(tuple, context)),  # JSON has lists only
+)

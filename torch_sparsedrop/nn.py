@@ -52,11 +52,24 @@ class _BlockDropout(nn.Linear):
         self._p_on_host = float(value)
         self._p.fill_(value)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "p":  # Module would register a Parameter instead of asking the property.
+            object.__setattr__(self, name, value)
+        elif name == "_p":  # Who loads a model built on "meta" puts a tensor without a value here.
+            super().__setattr__(name, torch.full_like(value, self._p_on_host, dtype=torch.float32))
+        else:
+            super().__setattr__(name, value)
+
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Any:
         super()._apply(fn, recurse)
         # Casting the module must not round p, and to_empty() leaves the buffer without a value.
-        self._p = torch.full_like(self._p, self._p_on_host, dtype=torch.float32)
+        self._p = self._p
         return self
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        if self._p.device != self.weight.device:  # load_state_dict(assign=True) after "meta"
+            self._p = torch.empty_like(self._p, device=self.weight.device)
 
     def forward(self, x: Tensor) -> Tensor:
         # Compiled code does not look at the number: that would specialise on it.

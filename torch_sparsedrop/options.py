@@ -9,6 +9,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from .masks import KINDS, Block, check_p
 from .ops.checks import check_block
 
@@ -65,6 +68,11 @@ class Options:
             raise TypeError(f"inner must be a backend's name or a callable, got {self.inner!r}")
         if self.inner == "sparsedrop":
             raise ValueError('inner must be another backend: "inductor", "aot_eager", "eager", …')
+        if isinstance(self.inner, str):
+            backends = torch._dynamo.list_backends(exclude_tags=None)
+            if self.inner not in backends:
+                hint = nearest(self.inner, backends)
+                raise ValueError(f"inner must be a backend of torch.compile, got {self.inner!r}{hint}")
         if self.mode is not None and not isinstance(self.mode, str):
             raise TypeError(f"mode must be one of torch.compile's modes, got {self.mode!r}")
         if self.inner != "inductor" and (self.mode not in (None, "default") or self.inductor):
@@ -109,9 +117,9 @@ def matches(module: str, pattern: str) -> bool:
     return any(fnmatch.fnmatchcase(".".join(parts[: i + 1]), pattern) for i in range(len(parts)))
 
 
-def nearest(name: str, names: Iterable[str]) -> str:
+def nearest(name: object, names: Iterable[str]) -> str:
     """ ", did you mean …?" with the names most like ``name``, or nothing."""
-    close = difflib.get_close_matches(name, list(dict.fromkeys(names)), n=3, cutoff=0.4)
+    close = difflib.get_close_matches(str(name), list(dict.fromkeys(names)), n=3, cutoff=0.4)
     return f", did you mean {' or '.join(map(repr, close))}?" if close else ""
 
 
@@ -151,6 +159,8 @@ def _per_pattern(name: str, value: Any, check: Callable[[Any, str], Any]) -> Per
 
 
 def _probability(value: Any, name: str) -> float:
+    if isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a float in [0, 1], got a tensor")
     check_p(value, name)
     return float(value)
 

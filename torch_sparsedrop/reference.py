@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .functional import check_call
 from .masks import BlockMask
 
 
@@ -26,6 +27,7 @@ def linear(
     drop_out: BlockMask | None = None,
 ) -> Tensor:
     """The same as `torch_sparsedrop.linear`, densely: (..., K) and (N, K) give (..., N)."""
+    check_call(x, weight, bias, drop_in, drop_out)
     into = None if drop_in is None else drop_in.dense().reshape(x.shape)
     out = None if drop_out is None else drop_out.dense().reshape(*x.shape[:-1], weight.shape[0])
     scale_in = None if drop_in is None else drop_in.scale

@@ -45,18 +45,24 @@ __device__ __forceinline__ void publish_barriers() { asm volatile("fence.mbarrie
 // Makes what this thread wrote to shared memory visible to the copy engine.
 __device__ __forceinline__ void publish_shared() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
-// A place in a ring of buffers, and the parity of its barriers there.
-template <int Count>
-struct Ring {
-  int slot = 0;
-  u32 parity = 0;
-  __device__ __forceinline__ void advance() {
-    if (++slot == Count) {
-      slot = 0;
-      parity ^= 1;
-    }
-  }
-};
+// True in one thread of the warp, of which the compiler then knows that it is alone.
+__device__ __forceinline__ bool elect_one() {
+  u32 elected;
+  asm volatile("{ .reg .pred elected; elect.sync _|elected, 0xffffffff; selp.b32 %0, 1, 0, elected; }" : "=r"(elected));
+  return elected;
+}
+
+// Flags in global memory, seen by other thread blocks.
+__device__ __forceinline__ void wait_flag(const u64* flag, u64 value) {
+  u64 found;
+  do {
+    asm volatile("ld.acquire.gpu.global.u64 %0, [%1];" : "=l"(found) : "l"(flag) : "memory");
+  } while (found != value);
+}
+
+__device__ __forceinline__ void set_flag(u64* flag, u64 value) {
+  asm volatile("st.release.gpu.global.u64 [%0], %1;" ::"l"(flag), "l"(value) : "memory");
+}
 
 // Meets the `threads` threads that name the same barrier; 0 is __syncthreads'.
 __device__ __forceinline__ void meet(int barrier, int threads) {

@@ -1,4 +1,5 @@
-// The warps that multiply. They see tiles and steps, but never a mask.
+// The warps that multiply, in two groups, each with half of a tile's lines of A. They see tiles and steps, but never a mask.
+// The groups do not wait for each other: while one stores, the other has the tensor cores for itself.
 #pragma once
 
 #include "epilogue.cuh"
@@ -22,16 +23,16 @@ struct Held {
 };
 
 // One step is under way while the next one starts; its stage is free when it ends. The last one's stays with the caller.
-template <bool Wide>
-__device__ __forceinline__ void sum_steps(Shared& shared, float (&c)[128], Ring<kStages>& stage, Held& held, int steps,
+template <int Sums>
+__device__ __forceinline__ void sum_steps(Shared& shared, float (&c)[Sums], Ring<kStages>& stage, Held& held, int steps,
                                           int group) {
   const u32 base = shared_address(shared.stages[0]);
   const bool speaks = threadIdx.x % 32 == 0;
   const auto start = [&](bool add) {
     const u32 at = base + stage.slot * kStageBytes;
     wait(shared.full[stage.slot], stage.parity);
-    multiply<kALinesFirst, kBLinesFirst, Wide>(c, describe<kALinesFirst>(at + group * (kABytes / 2)),
-                                               describe<kBLinesFirst>(at + kABytes), add);
+    multiply<kALinesFirst, kBLinesFirst>(c, describe<kALinesFirst>(at + group * (kABytes / 2)),
+                                         describe<kBLinesFirst>(at + kABytes), add);
   };
   start(false);
   held.release(shared);
@@ -49,15 +50,21 @@ __device__ __forceinline__ void sum_steps(Shared& shared, float (&c)[128], Ring<
   held.slot = before;
 }
 
-// The bias of the tile's lines of B, for the four warps that will add it.
-__device__ __forceinline__ void fetch_bias(const Arguments& args, unsigned short* to, const Tile& tile) {
-  const int i = threadIdx.x % 128;
+// What a thread brings of the bias of a tile's lines of B, for the four warps that will add it.
+struct Bias {
+  unsigned short values[2];
+  __device__ __forceinline__ void fetch(const Arguments& args, const Tile& tile) {
+    const int i = threadIdx.x % 128;
 #pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const int at = tile.column[2 * half + i / kSlab] + i % kSlab;
-    to[128 * half + i] = at < args.size_b ? static_cast<const unsigned short*>(args.bias)[at] : 0;
+    for (int half = 0; half < 2; ++half) {
+      const int at = tile.column[2 * half + i / kSlab] + i % kSlab;
+      values[half] = at < args.size_b ? static_cast<const unsigned short*>(args.bias)[at] : 0;
+    }
   }
-}
+  __device__ __forceinline__ void share(unsigned short* to) const {
+    to[threadIdx.x % 128] = values[0], to[128 + threadIdx.x % 128] = values[1];
+  }
+};
 
 // Half of a tile, two slabs: scaled, brought into shared memory and on its way out, each by a warp of its own.
 __device__ __forceinline__ void store_half(Shared& shared, const Maps& maps, const Tile& tile, float* c, int half,
@@ -87,29 +94,35 @@ __device__ void consume(Shared& shared, const Arguments& args, const Maps& maps)
   Ring<kStages> stage;
   Ring<kTilesAhead> slot;
   Held held;
+  Bias bias;
   float c[128];
   bool gave = false;
   while (true) {
     wait(shared.tile_full[slot.slot], slot.parity);
     const Tile& tile = shared.tiles[slot.slot];
     if (tile.steps == 0) break;
+    if (args.bias) bias.fetch(args, tile);
     const int halves = tile.slabs > 2 ? 2 : 1;
-    if (halves == 2)
-      sum_steps<true>(shared, c, stage, held, tile.steps, group);
-    else
-      sum_steps<false>(shared, c, stage, held, tile.steps, group);
+    if (halves == 2) {
+      sum_steps(shared, c, stage, held, tile.steps, group);
+    } else {
+      // Sums of their own: the compiler finds no registers that suit both widths.
+      float half[64];
+      sum_steps(shared, half, stage, held, tile.steps, group);
+#pragma unroll
+      for (int i = 0; i < 64; ++i) c[i] = half[i];
+    }
     if (tile.whole) {
-      if (args.bias) fetch_bias(args, shared.bias[group], tile);
+      if (args.bias) bias.share(shared.bias[group]);
       if (tile.peers > 0) take_parts(args, c, tile.peers, halves);
-      // All four warps' earlier stores have read the staging.
+      // Every warp of the group is done with its lines of A in the last step's stage.
       meet(2 + group, 128);
-      char* last = shared.stages[held.slot];
-      store_half(shared, maps, tile, c, 0, shared.staging[group], last + group * kSlabBytes, scale, scale_2, args.bias != nullptr);
+      char *const first = shared.staging[group], *const second = shared.stages[held.slot] + group * (kABytes / 2);
+      store_half(shared, maps, tile, c, 0, first, second, scale, scale_2, args.bias != nullptr);
       if (halves == 2) {
-        // The other four warps may still read B there.
-        meet(1, kMathThreads);
-        char* of_b = last + kABytes + group * 2 * kSlabBytes;
-        store_half(shared, maps, tile, c + 64, 1, of_b, of_b + kSlabBytes, scale, scale_2, args.bias != nullptr);
+        wait_stores_read();
+        meet(2 + group, 128);
+        store_half(shared, maps, tile, c + 64, 1, first, second, scale, scale_2, args.bias != nullptr);
       }
     } else {
       if (threadIdx.x == 128) shared.gives = true;

@@ -8,7 +8,7 @@ extern "C" __global__ void __launch_bounds__(sparsedrop::kThreads, 1)
   using namespace sparsedrop;
   extern __shared__ __align__(1024) char memory[];
   Shared& shared = *reinterpret_cast<Shared*>(memory);
-  if (threadIdx.x == 0) {
+  if (threadIdx.x == kThreads - 1) {  // the others may have lines to count
     if (shared_address(memory) % 1024) __trap();
     for (int i = 0; i < kStages; ++i) init(shared.full[i], 1), init(shared.empty[i], kMathThreads / 32);
     for (int i = 0; i < kTilesAhead; ++i) init(shared.tile_full[i], 1), init(shared.tile_empty[i], kMathThreads / 32);
@@ -23,7 +23,7 @@ extern "C" __global__ void __launch_bounds__(sparsedrop::kThreads, 1)
   }
   make_schedule<kThreads>(shared.schedule, *reinterpret_cast<Counts*>(shared.stages), args);
   if (threadIdx.x < 128) {
-    shrink_registers<56>();
+    shrink_registers<72>();
     if (threadIdx.x < 32)
       produce(shared, args, maps);
     else if (threadIdx.x < 64 && args.out.plan)
@@ -31,7 +31,7 @@ extern "C" __global__ void __launch_bounds__(sparsedrop::kThreads, 1)
     else if (threadIdx.x == 64)
       publish_part(shared, args);
   } else {
-    grow_registers<224>();
+    grow_registers<216>();
     consume(shared, args, maps);
   }
 }

@@ -7,17 +7,6 @@ namespace sparsedrop {
 
 constexpr int kAtOnce = 8;  // loads under way
 
-__device__ __forceinline__ void wait_flag(const u64* flag, u64 value) {
-  u64 found;
-  do {
-    asm volatile("ld.acquire.gpu.global.u64 %0, [%1];" : "=l"(found) : "l"(flag) : "memory");
-  } while (found != value);
-}
-
-__device__ __forceinline__ void set_flag(u64* flag, u64 value) {
-  asm volatile("st.release.gpu.global.u64 [%0], %1;" ::"l"(flag), "l"(value) : "memory");
-}
-
 __device__ __forceinline__ float4* part_of(const Arguments& args, int block) {
   return reinterpret_cast<float4*>(args.partials) + static_cast<long long>(block) * (kTileA * kTileB / 4) +
          (threadIdx.x % kMathThreads);

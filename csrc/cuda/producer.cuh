@@ -36,60 +36,85 @@ __device__ __forceinline__ void load_step(const Maps& maps, char* stage, Barrier
   }
 }
 
-// Kept blocks of t, 32 at a time, one in each lane; where none is left, one outside.
-__device__ __forceinline__ int fetch_blocks(const Arguments& args, int line, int chunk, int kept) {
-  const int at = chunk * 32 + threadIdx.x % 32;
-  if (at >= kept) return divide_up(args.terms, args.walk.block) + 1;
-  return args.walk.plan[args.walk.index + line * args.walk.length + at];
-}
+// A tile to feed: where it lies, and the blocks of t that come next, 32 at a time, one in each lane.
+struct Task {
+  Work work;
+  int a, slabs, column[4];
+  int at, blocks;
+
+  __device__ __forceinline__ bool take(Walker& walker, const Arguments& args) {
+    if (!walker.next(work)) return false;
+    const int row = work.tile.row, panel = divide_small(row, args.rows), rank = args.first_row + row - panel * args.rows;
+    const int before = panel * kPanel + 4 * work.tile.tile;
+    a = (work.row.line * args.rows_per_block + (rank - divide_small(rank, args.rows_per_block) * args.rows_per_block)) * kTileA;
+    slabs = min(work.row.slabs - 4 * work.tile.tile, 4);
+    at = work.first / (args.walk.block / kStep);
+    fetch_blocks(args);
+    const int mine = column_of(args, work.row.line, before + threadIdx.x % 32, before + slabs);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) column[i] = __shfl_sync(~0u, mine, i);
+    return true;
+  }
+
+  // Where no block is left, one outside.
+  __device__ __forceinline__ void fetch_blocks(const Arguments& args) {
+    const int mine = at / 32 * 32 + threadIdx.x % 32;
+    if (mine >= work.row.steps / (args.walk.block / kStep))
+      blocks = divide_up(args.terms, args.walk.block) + 1;
+    else
+      blocks = args.walk.plan ? args.walk.plan[args.walk.index + work.row.line * args.walk.length + mine] : mine;
+  }
+
+  __device__ __forceinline__ int first_term(const Arguments& args) const {
+    return __shfl_sync(~0u, blocks, at % 32) * args.walk.block;
+  }
+
+  __device__ __forceinline__ int next_block(const Arguments& args) {
+    if (++at % 32 == 0) fetch_blocks(args);
+    return first_term(args);
+  }
+};
 
 __device__ void produce(Shared& shared, const Arguments& args, const Maps& maps) {
-  const int lane = threadIdx.x % 32;
-  const bool walks = args.walk.plan;
-  const int each = walks ? args.walk.block / kStep : 1;
+  const bool speaks = elect_one();
   Ring<kStages> stage;
   Ring<kTilesAhead> slot;
   Walker walker(shared.schedule, args.rows * args.panels);
-  Work work;
-  while (walker.next(work)) {
-    const int row = work.tile.row, line = work.row.line, panel = row / args.rows;
-    const int rank = args.first_row + row - panel * args.rows, first_slab = 4 * work.tile.tile;
-    const int a = (line * args.rows_per_block + rank % args.rows_per_block) * kTileA;
-    const int slabs = min(work.row.slabs - first_slab, 4), kept = work.row.steps / each;
-    int chunk = work.first / each / 32, blocks = walks ? fetch_blocks(args, line, chunk, kept) : 0;
-    const int mine = column_of(args, line, panel * kPanel + first_slab + lane, panel * kPanel + first_slab + slabs);
-    int column[4];
-#pragma unroll
-    for (int i = 0; i < 4; ++i) column[i] = __shfl_sync(~0u, mine, i);
+  Task task, next;
+  bool more = next.take(walker, args);
+  while (more) {
+    task = next;
     wait(shared.tile_empty[slot.slot], slot.parity ^ 1);
-    if (lane == 0) {
+    if (speaks) {
       Tile& tile = shared.tiles[slot.slot];
-      tile.line = a;
+      tile.line = task.a;
 #pragma unroll
-      for (int i = 0; i < 4; ++i) tile.column[i] = column[i];
-      tile.slabs = slabs;
-      tile.steps = work.count;
-      tile.peers = work.peers;
-      tile.whole = work.whole;
+      for (int i = 0; i < 4; ++i) tile.column[i] = task.column[i];
+      tile.slabs = task.slabs;
+      tile.steps = task.work.count;
+      tile.peers = task.work.peers;
+      tile.whole = task.work.whole;
       arrive(shared.tile_full[slot.slot]);
     }
     slot.advance();
 
-    for (int step = work.first; step < work.first + work.count; ++step) {
-      int t = step * kStep;
-      if (walks) {
-        const int at = step / each;
-        if (at / 32 != chunk) blocks = fetch_blocks(args, line, chunk = at / 32, kept);
-        t = __shfl_sync(~0u, blocks, at % 32) * args.walk.block + step % each * kStep;
-      }
+    const int end = args.walk.block, halves = task.work.tile.halves();
+    int within = task.work.first * kStep % end, t = task.first_term(args);
+    // The next tile is looked up while this one's loads are on their way.
+    const int look = min(kStages, task.work.count) - 1;
+#pragma unroll 1
+    for (int step = 0; step < task.work.count; ++step) {
       wait(shared.empty[stage.slot], stage.parity ^ 1);
-      if (lane == 0) load_step(maps, shared.stages[stage.slot], shared.full[stage.slot], column, work.tile.halves(), a, t);
+      if (speaks) load_step(maps, shared.stages[stage.slot], shared.full[stage.slot], task.column, halves, task.a, t + within);
       stage.advance();
+      within += kStep;
+      if (within == end) within = 0, t = task.next_block(args);
+      if (step == look) more = next.take(walker, args);
     }
     __syncwarp();
   }
   wait(shared.tile_empty[slot.slot], slot.parity ^ 1);
-  if (lane == 0) {
+  if (speaks) {
     shared.tiles[slot.slot].steps = 0;  // the end
     arrive(shared.tile_full[slot.slot]);
   }

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "arguments.h"
-#include "barriers.cuh"
+#include "ring.cuh"
 #include "schedule.cuh"
 #include "tma.cuh"
 

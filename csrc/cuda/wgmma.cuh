@@ -40,9 +40,9 @@ constexpr u64 kNextTerms = LinesFirst ? 2048 >> 4 : 32 >> 4;
 #define SPARSEDROP_64(c) SPARSEDROP_32(c, 0), SPARSEDROP_32(c, 32)
 #define SPARSEDROP_128(c) SPARSEDROP_64(c), SPARSEDROP_32(c, 64), SPARSEDROP_32(c, 96)
 
-// 16 terms. Without `add` the old sum is forgotten.
+// 16 terms, for 128 lines of B or for 256. Without `add` the old sum is forgotten.
 template <bool ALinesFirst, bool BLinesFirst>
-__device__ __forceinline__ void multiply_128(float (&c)[128], u64 a, u64 b, bool add) {
+__device__ __forceinline__ void multiply_16(float (&c)[64], u64 a, u64 b, bool add) {
   asm volatile(
       "{ .reg .pred add; setp.ne.b32 add, %66, 0;\n"
       "wgmma.mma_async.sync.aligned.m64n128k16.f32." SPARSEDROP_TYPE "." SPARSEDROP_TYPE " {"
@@ -56,7 +56,7 @@ __device__ __forceinline__ void multiply_128(float (&c)[128], u64 a, u64 b, bool
 }
 
 template <bool ALinesFirst, bool BLinesFirst>
-__device__ __forceinline__ void multiply_256(float (&c)[128], u64 a, u64 b, bool add) {
+__device__ __forceinline__ void multiply_16(float (&c)[128], u64 a, u64 b, bool add) {
   asm volatile(
       "{ .reg .pred add; setp.ne.b32 add, %130, 0;\n"
       "wgmma.mma_async.sync.aligned.m64n256k16.f32." SPARSEDROP_TYPE "." SPARSEDROP_TYPE " {"
@@ -74,15 +74,12 @@ __device__ __forceinline__ void multiply_256(float (&c)[128], u64 a, u64 b, bool
 }
 
 // A whole step.
-template <bool ALinesFirst, bool BLinesFirst, bool Wide>
-__device__ __forceinline__ void multiply(float (&c)[128], u64 a, u64 b, bool add) {
+template <bool ALinesFirst, bool BLinesFirst, int Sums>
+__device__ __forceinline__ void multiply(float (&c)[Sums], u64 a, u64 b, bool add) {
   wgmma_fence();
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    if constexpr (Wide)
-      multiply_256<ALinesFirst, BLinesFirst>(c, a, b, add || i > 0);
-    else
-      multiply_128<ALinesFirst, BLinesFirst>(c, a, b, add || i > 0);
+    multiply_16<ALinesFirst, BLinesFirst>(c, a, b, add || i > 0);
     a += kNextTerms<ALinesFirst>;
     b += kNextTerms<BLinesFirst>;
   }

@@ -1,94 +1,33 @@
 #include "launcher.h"
 
-#include <dlfcn.h>
+#include <pybind11/stl.h>
 
 #include <array>
-#include <atomic>
+#include <cstddef>
 #include <cstdint>
-#include <random>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "../cuda/arguments.h"
+#include "launch.h"
 
 namespace py = pybind11;
 
 namespace sparsedrop {
 namespace {
 
-// The driver's own types and numbers, as its interface fixes them: CUtensorMap,
-// CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, CU_TENSOR_MAP_SWIZZLE_128B and CU_TENSOR_MAP_L2_PROMOTION_L2_256B.
-struct alignas(64) TensorMap {
-  std::uint64_t words[16];
-};
-
+// CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_128B and
+// CU_TENSOR_MAP_L2_PROMOTION_L2_256B.
 enum { kMaxDynamicSharedMemory = 8 };
-enum { kSwizzle128 = 3, kPromote256 = 3 };
+enum { kSwizzle128 = 3, kPromote128 = 2, kPromote256 = 3 };
 
-struct Driver {
-  int (*error_string)(int, const char**);
-  int (*device)(int*, int);
-  int (*context)(void**);
-  int (*set_context)(void*);
-  int (*primary_context)(void**, int);
-  int (*module_load)(void**, const void*);
-  int (*module_function)(void**, void*, const char*);
-  int (*function_attribute)(void*, int, int);
-  int (*encode)(TensorMap*, int, std::uint32_t, void*, const std::uint64_t*, const std::uint64_t*,
-                const std::uint32_t*, const std::uint32_t*, int, int, int, int);
-  int (*replace_address)(TensorMap*, void*);
-  int (*launch)(void*, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, void*, void**, void**);
-
-  void check(int code, const char* what) const {
-    if (code == 0) return;
-    const char* text = nullptr;
-    error_string(code, &text);
-    throw std::runtime_error(std::string(what) + ": " + (text ? text : "unknown error") + " (" + std::to_string(code) +
-                             ")");
-  }
-};
-
-template <class Function>
-void find(void* library, const char* name, Function& function) {
-  function = reinterpret_cast<Function>(dlsym(library, name));
-  if (!function) throw std::runtime_error(std::string("libcuda.so.1 has no ") + name);
-}
-
-const Driver& driver() {
-  static const Driver found = [] {
-    void* library = dlopen("libcuda.so.1", RTLD_NOW);
-    if (!library) throw std::runtime_error(std::string("no CUDA driver: ") + dlerror());
-    Driver d;
-    find(library, "cuGetErrorString", d.error_string);
-    find(library, "cuDeviceGet", d.device);
-    find(library, "cuCtxGetCurrent", d.context);
-    find(library, "cuCtxSetCurrent", d.set_context);
-    find(library, "cuDevicePrimaryCtxRetain", d.primary_context);
-    find(library, "cuModuleLoadData", d.module_load);
-    find(library, "cuModuleGetFunction", d.module_function);
-    find(library, "cuFuncSetAttribute", d.function_attribute);
-    find(library, "cuTensorMapEncodeTiled", d.encode);
-    find(library, "cuTensorMapReplaceAddress", d.replace_address);
-    find(library, "cuLaunchKernel", d.launch);
-    return d;
-  }();
-  return found;
-}
-
-// A thread whose first work on a GPU is ours has no context yet: it gets the one that PyTorch uses.
-void ensure_context(int device) {
-  void* context = nullptr;
-  driver().check(driver().context(&context), "asking for the context");
-  if (context) return;
-  int handle = 0;
-  driver().check(driver().device(&handle, device), "asking for the device");
-  driver().check(driver().primary_context(&context, handle), "asking for the device's context");
-  driver().check(driver().set_context(context), "setting the context");
-}
+// The addresses that a start is given.
+enum Slot : unsigned { kA, kB, kC, kBias, kScale1, kScale2, kWalkA, kWalkB, kOut, kWorkspace };
 
 // A kernel of a compiled module, on the current device and for the life of the process.
 std::uintptr_t load_kernel(const std::string& code, const std::string& name, int shared_bytes, int device) {
-  ensure_context(device);
+  const OnDevice here(device);
   void *module = nullptr, *function = nullptr;
   driver().check(driver().module_load(&module, code.data()), "loading a kernel");
   driver().check(driver().module_function(&function, module, name.c_str()), "finding a kernel");
@@ -102,71 +41,41 @@ struct Matrix {
   std::uint32_t box_inner, box_outer;
 };
 
-TensorMap encode(const Matrix& m, int type) {
+TensorMap encode(const Matrix& m, int type, int swizzle, int promotion) {
   TensorMap map;
   const std::uint64_t sizes[] = {m.inner, m.outer}, strides[] = {m.stride};
   const std::uint32_t box[] = {m.box_inner, m.box_outer}, steps[] = {1, 1};
   // The address is replaced at every launch; here any aligned one will do.
   void* address = reinterpret_cast<void*>(std::uintptr_t{4096});
-  driver().check(driver().encode(&map, type, 2, address, sizes, strides, box, steps, 0, kSwizzle128, kPromote256, 0),
+  driver().check(driver().encode(&map, type, 2, address, sizes, strides, box, steps, 0, swizzle, promotion, 0),
                  "describing a matrix");
   return map;
 }
 
-void* pointer(std::uintptr_t address) { return reinterpret_cast<void*>(address); }
-
-// Starts anywhere, so that what other processes or earlier runs left in memory is no ticket of ours.
-unsigned long long next_ticket() {
-  static std::atomic<unsigned long long> next{[] {
-    std::random_device random;
-    return (static_cast<unsigned long long>(random()) << 32 | random()) | 1;
-  }()};
-  return next.fetch_add(2, std::memory_order_relaxed);
+// The Hopper kernel's parameters are four matrices and `Arguments`.
+Launch hopper_launch(int device, std::uintptr_t kernel, unsigned blocks, unsigned shared_bytes, int type,
+                     const std::array<Matrix, 4>& matrices, const Arguments& arguments) {
+  Launch launch(device, kernel, {blocks, 1, 1}, kThreads, shared_bytes);
+  std::array<TensorMap, 4> maps;
+  for (int i = 0; i < 4; ++i) maps[i] = encode(matrices[i], type, kSwizzle128, kPromote256);
+  std::size_t at = launch.add(maps);
+  const unsigned slots[] = {kA, kB, kC, kC};
+  for (int i = 0; i < 4; ++i) launch.map_at(at + i * sizeof(TensorMap), slots[i]);
+  at = launch.add(arguments);
+  launch.address_at(at + offsetof(Arguments, bias), kBias);
+  launch.address_at(at + offsetof(Arguments, scale_1), kScale1);
+  launch.address_at(at + offsetof(Arguments, scale_2), kScale2);
+  launch.address_at(at + offsetof(Arguments, walk.plan), kWalkA);
+  launch.address_at(at + offsetof(Arguments, out.plan), kOut);
+  launch.address_at(at + offsetof(Arguments, partials), kWorkspace);
+  launch.address_at(at + offsetof(Arguments, flags), kWorkspace, blocks * kTileA * kTileB * sizeof(float));
+  launch.ticket_at(at + offsetof(Arguments, ticket));
+  return launch;
 }
 
-// A launch, ready but for its addresses.
-class Launch {
- public:
-  Launch(int device, std::uintptr_t kernel, unsigned blocks, unsigned shared_bytes, int type,
-         const std::array<Matrix, 4>& matrices, const Arguments& arguments)
-      : device_(device), kernel_(kernel), blocks_(blocks), shared_bytes_(shared_bytes), arguments_(arguments) {
-    for (int i = 0; i < 4; ++i) maps_[i] = encode(matrices[i], type);
-  }
-
-  void operator()(std::uintptr_t stream, std::uintptr_t a, std::uintptr_t b, std::uintptr_t c, std::uintptr_t bias,
-                  std::uintptr_t scale_1, std::uintptr_t scale_2, std::uintptr_t walk, std::uintptr_t out,
-                  std::uintptr_t workspace) const {
-    ensure_context(device_);
-    std::array<TensorMap, 4> maps = maps_;
-    const std::uintptr_t addresses[] = {a, b, c, c};
-    for (int i = 0; i < 4; ++i)
-      driver().check(driver().replace_address(&maps[i], pointer(addresses[i])), "describing a matrix");
-    Arguments arguments = arguments_;
-    arguments.bias = pointer(bias);
-    arguments.scale_1 = static_cast<const float*>(pointer(scale_1));
-    arguments.scale_2 = static_cast<const float*>(pointer(scale_2));
-    arguments.walk.plan = static_cast<const int*>(pointer(walk));
-    arguments.out.plan = static_cast<const int*>(pointer(out));
-    arguments.partials = static_cast<float*>(pointer(workspace));
-    arguments.flags = reinterpret_cast<unsigned long long*>(arguments.partials + blocks_ * kTileA * kTileB);
-    arguments.ticket = next_ticket();
-    void* parameters[] = {&maps, &arguments};
-    driver().check(driver().launch(pointer(kernel_), blocks_, 1, 1, kThreads, 1, 1, shared_bytes_, pointer(stream),
-                                   parameters, nullptr),
-                   "starting a kernel");
-  }
-
-  std::size_t workspace_bytes() const {
-    return blocks_ * (kTileA * kTileB * sizeof(float) + sizeof(unsigned long long));
-  }
-
- private:
-  int device_;
-  std::uintptr_t kernel_;
-  unsigned blocks_, shared_bytes_;
-  std::array<TensorMap, 4> maps_;
-  Arguments arguments_;
-};
+std::size_t hopper_workspace(unsigned blocks) {
+  return blocks * (kTileA * kTileB * sizeof(float) + sizeof(unsigned long long));
+}
 
 Lists lists(const py::tuple& t) {
   return {nullptr, t[0].cast<int>(), t[1].cast<int>(), t[2].cast<int>(), t[3].cast<int>(), t[4].cast<int>()};
@@ -176,6 +85,32 @@ Matrix matrix(const py::handle& h) {
   const auto t = h.cast<py::tuple>();
   return {t[0].cast<std::uint64_t>(), t[1].cast<std::uint64_t>(), t[2].cast<std::uint64_t>(),
           t[3].cast<std::uint32_t>(), t[4].cast<std::uint32_t>()};
+}
+
+// A Triton kernel's parameters: ("address", slot), ("i32" or "i64", value), or ("map", slot, matrix, type, swizzle).
+Launch triton_launch(int device, std::uintptr_t kernel, const std::array<unsigned, 3>& grid, unsigned threads,
+                     unsigned shared_bytes, const std::vector<py::tuple>& parameters) {
+  Launch launch(device, kernel, {grid[0], grid[1], grid[2]}, threads, shared_bytes);
+  for (const py::tuple& p : parameters) {
+    const auto kind = p[0].cast<std::string>();
+    if (kind == "address")
+      launch.address_at(launch.add(std::uint64_t{0}), p[1].cast<unsigned>());
+    else if (kind == "map")
+      launch.map_at(launch.add(encode(matrix(p[2]), p[3].cast<int>(), p[4].cast<int>(), kPromote128)), p[1].cast<unsigned>());
+    else if (kind == "i32")
+      launch.add(p[1].cast<std::int32_t>());
+    else if (kind == "i64")
+      launch.add(p[1].cast<std::int64_t>());
+    else
+      throw std::invalid_argument("a parameter must be address, map, i32 or i64, got " + kind);
+  }
+  if (!launch.fits_kernel()) throw std::runtime_error("the kernel takes other parameters");
+  return launch;
+}
+
+py::bytes packed(const std::vector<Launch>& launches, std::int64_t workspace_bytes) {
+  std::string bytes(reinterpret_cast<const char*>(&workspace_bytes), sizeof workspace_bytes);
+  return bytes.append(reinterpret_cast<const char*>(launches.data()), launches.size() * sizeof(Launch));
 }
 
 }  // namespace
@@ -207,17 +142,24 @@ void bind_launcher(py::module_& m) {
              arguments.rows_per_block = rows_per_block;
              const std::array<Matrix, 4> matrices{matrix(boxes[0]), matrix(boxes[1]), matrix(boxes[2]),
                                                   matrix(boxes[3])};
-             return Launch(device, kernel, blocks, shared_bytes, type, matrices, arguments);
+             return hopper_launch(device, kernel, blocks, shared_bytes, type, matrices, arguments);
            }),
            py::arg("device"), py::arg("kernel"), py::arg("blocks"), py::arg("shared_bytes"), py::arg("type"), py::arg("boxes"),
            py::arg("walk"), py::arg("out"), py::arg("sizes"), py::arg("first_row"), py::arg("rows"), py::arg("lines"), py::arg("panels"),
            py::arg("rows_per_block"))
-      .def("__call__", &Launch::operator(), py::arg("stream"), py::arg("a"), py::arg("b"), py::arg("c"),
-           py::arg("bias"), py::arg("scale_1"), py::arg("scale_2"), py::arg("walk"), py::arg("out"),
-           py::arg("workspace"),
-           // A full queue blocks: other threads, and those who empty it, must go on.
-           py::call_guard<py::gil_scoped_release>())
-      .def_property_readonly("workspace_bytes", &Launch::workspace_bytes);
+      .def_static("of_triton", triton_launch, py::arg("device"), py::arg("kernel"), py::arg("grid"), py::arg("threads"),
+                  py::arg("shared_bytes"), py::arg("parameters"))
+      .def(
+          "__call__",
+          [](const Launch& launch, std::uintptr_t stream, const std::vector<std::uintptr_t>& addresses) {
+            if (addresses.size() != kWorkspace + 1) throw std::invalid_argument("a launch takes ten addresses");
+            // A full queue blocks: other threads, and those who empty it, must go on.
+            const py::gil_scoped_release release;
+            launch.start(reinterpret_cast<void*>(stream), addresses.data());
+          },
+          py::arg("stream"), py::arg("addresses"));
+  m.def("packed", packed, py::arg("launches"), py::arg("workspace_bytes"), "Launches as the ops' fast calls take them.");
+  m.def("hopper_workspace", hopper_workspace, py::arg("blocks"), "Bytes that a launch of the Hopper kernel works in.");
   m.attr("most_rows") = kMostRows;
   m.attr("most_lines") = kMostLines;
   m.attr("panel") = kPanel;

@@ -19,6 +19,8 @@ NAMES = {
 SHORT = {"dense": "of F.linear", "dropout": "of dropout", "dropout compiled": "of dropout compiled",
          "none": "of no dropout", "elsewhere": "of elsewhere", "narrowed": "of narrowed"}  # fmt: skip
 
+BOUND_SHOWN_BELOW = 0.95
+
 
 def text(record: Record) -> str:
     parts = [record.machine(), _rules(record)]
@@ -61,7 +63,8 @@ def _compared(rows: Sequence[Row], factor: float, unit: str) -> list[str]:
 
 
 def gemm(rows: Sequence[Row]) -> list[str]:
-    """Kept-work efficiency of each product, and TFLOP/s counting what is kept."""
+    """Kept-work efficiency of each product, and TFLOP/s counting what is kept. Where it is low, "of" what whole tiles
+    of the result would allow (`bound.py`)."""
     phases = list(dict.fromkeys(row.phase for row in rows))
     head = ("mask", "p", "kept", *(name for phase in phases for name in (f"{phase} ms", "TFLOP/s", "efficiency")))
     parts = []
@@ -119,7 +122,10 @@ def _grouped(rows: Iterable[Row], key: Callable[[Row], object]) -> list[tuple[An
 
 def _product(row: Row) -> list[str]:
     rate = 2 * multiply_adds(row) * (row.kept or 1) / _seconds(row).median / 1e12
-    return [_time(row, 1e3), f"{rate:.3g}", _quartiles(row.efficiency)]
+    reached = _quartiles(row.efficiency)
+    if row.efficiency is not None and row.bound is not None and row.efficiency.median < BOUND_SHOWN_BELOW:
+        reached += f" of {row.bound:.2f}"
+    return [_time(row, 1e3), f"{rate:.3g}", reached]
 
 
 def _time(row: Row, factor: float) -> str:

@@ -25,6 +25,7 @@ class Row:
         seconds: of one call.
         relative: time over the time of other sides, in the same round.
         efficiency: kept-work efficiency, t(dense)·kept / t(this), in the same round.
+        bound: the greatest efficiency that whole tiles allow on the GPU's multiprocessors, the masks' mean.
         peak_bytes: memory beyond the inputs; for a model, beyond its parameters and the batch.
         note: what a reader must know besides.
     """
@@ -41,6 +42,7 @@ class Row:
     seconds: Quartiles | None = None
     relative: Mapping[str, Quartiles] = field(default_factory=dict)
     efficiency: Quartiles | None = None
+    bound: float | None = None
     peak_bytes: int | None = None
     note: str = ""
 
@@ -64,6 +66,7 @@ def timed_rows(samples: Samples, **key: Any) -> list[Row]:
     for side, own in samples.items():
         bases = {base.name: samples[base] for base in samples if base is not side and _comparable(side, base)}
         kept = [sample.kept for sample in own if sample.kept is not None]
+        bounds = [sample.bound for sample in own if sample.bound is not None]
         relative = {name: _quartiles(lambda a, b: a.seconds / b.seconds, own, them) for name, them in bases.items()}
         rows.append(
             Row(
@@ -74,6 +77,7 @@ def timed_rows(samples: Samples, **key: Any) -> list[Row]:
                 seconds=Quartiles.of([sample.seconds for sample in own]),
                 relative=relative,
                 efficiency=_quartiles(efficiency, own, bases["dense"]) if "dense" in bases and kept else None,
+                bound=sum(bounds) / len(bounds) if bounds else None,
                 **key,
             )
         )

@@ -19,10 +19,12 @@ Clock = Literal["device", "step", "host"]
 
 
 class Turn(NamedTuple):
-    """One call to be timed, and the share of the dense multiply-adds that it does, where that is known."""
+    """One call to be timed, and the share of the dense multiply-adds that it does, where that is known. ``bound``: the
+    greatest efficiency that whole tiles allow."""
 
     call: Callable[[], object]
     kept: float | None = 1.0
+    bound: float | None = None
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ def same(
 class Sample(NamedTuple):
     seconds: float
     kept: float | None = 1.0
+    bound: float | None = None
 
 
 Samples = dict[Side, list[Sample]]
@@ -130,9 +133,9 @@ TIMERS: dict[str, Callable[[torch.device], Timer]] = {"cpu": lambda device: Host
 
 
 def timer_for(device: str) -> Timer:
-    found = torch.device(device)
-    if found.type not in TIMERS:
+    if device.partition(":")[0] not in TIMERS:
         raise UsageError(f"--device must be one of {sorted(TIMERS)}, got {device!r}")
+    found = torch.device(device)
     if found.type == "cuda" and not torch.cuda.is_available():
         raise UsageError(f"--device {device}: PyTorch {torch.__version__} finds no CUDA device here")
     return TIMERS[found.type](found)
@@ -179,9 +182,9 @@ def interleave(
     samples: Samples = {side: [] for side in sides}
     for turn in range(warmup + rounds):
         for side in shuffle(sides, len(sides)):
-            call, kept = side.prepare(turn)
-            seconds = timer.seconds(call, calls, clock)
+            prepared = side.prepare(turn)
+            seconds = timer.seconds(prepared.call, calls, clock)
             if turn >= warmup:
-                samples[side].append(Sample(seconds, kept))
+                samples[side].append(Sample(seconds, prepared.kept, prepared.bound))
         tick()
     return samples

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from .schema import REVISION, library
 
@@ -25,30 +26,27 @@ Masks = tuple[Any, ...]
 
 def _save(ctx: Any, first: Tensor, second: Tensor, masks: Masks) -> None:
     """Each operand is kept only for the other one's gradient."""
-    plan_in, scale_in, ctx.block_in, plan_out, scale_out, ctx.block_out = masks
-    needs_first, needs_second = ctx.needs_input_grad[:2]
-    ctx.save_for_backward(
-        first if needs_second else None,
-        second if needs_first else None,
-        plan_in,
-        scale_in,
-        plan_out,
-        scale_out,
-    )
+    plan_in, scale_in, block_in, plan_out, scale_out, block_out = masks
+    needs = ctx.needs_input_grad
+    ctx.blocks, ctx.strides = (block_in, block_out), second.stride()
+    kept = first if needs[1] else None, second if needs[0] else None
+    ctx.save_for_backward(*kept, plan_in, scale_in, plan_out, scale_out)
 
 
 def _saved(ctx: Any) -> tuple[Tensor, Tensor, Masks, Masks]:
     """Both operands, the masks and the masks exchanged."""
     first, second, plan_in, scale_in, plan_out, scale_out = ctx.saved_tensors
-    into, out = (plan_in, scale_in, ctx.block_in), (plan_out, scale_out, ctx.block_out)
+    into, out = (plan_in, scale_in, ctx.blocks[0]), (plan_out, scale_out, ctx.blocks[1])
     return first, second, into + out, out + into
 
 
-def _linear_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, weight, _bias, *masks, _revision = inputs
-    # A weight stored as (K, N) and passed as its transpose wants its gradient in that layout.
-    ctx.transposed = weight.stride(0) == 1 and weight.stride(1) > 1
-    _save(ctx, x, weight, tuple(masks))
+def _setup(masks_at: int) -> Callable[..., None]:
+    """What an op keeps whose masks begin at that argument."""
+
+    def setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _save(ctx, inputs[0], inputs[1], inputs[masks_at : masks_at + 6])
+
+    return setup
 
 
 def _linear_backward(linear: Callable[..., Tensor], weight_grad: Callable[..., Tensor], ctx: Any, grad: Tensor) -> Any:
@@ -57,7 +55,8 @@ def _linear_backward(linear: Callable[..., Tensor], weight_grad: Callable[..., T
     dx = dw = db = None
     if needs_x:
         dx = linear(grad, weight.t(), None, *exchanged, REVISION)
-    if needs_weight and ctx.transposed:
+    # A weight stored as (K, N) and passed as its transpose wants its gradient in that layout.
+    if needs_weight and ctx.strides[0] == 1 and ctx.strides[1] > 1:
         dw = weight_grad(x, grad, *exchanged, REVISION).t()
     elif needs_weight:
         dw = weight_grad(grad, x, *masks, REVISION)
@@ -67,11 +66,6 @@ def _linear_backward(linear: Callable[..., Tensor], weight_grad: Callable[..., T
         ones = grad.new_ones(()).expand(*grad.shape[:-1], 1)
         db = weight_grad(grad, ones, None, None, [], *masks[3:], REVISION).squeeze(1)
     return dx, dw, db, *[None] * 7
-
-
-def _weight_grad_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    grad, x, *masks, _revision = inputs
-    _save(ctx, grad, x, tuple(masks))
 
 
 def _weight_grad_backward(linear: Callable[..., Tensor], ctx: Any, cotangent: Tensor) -> Any:
@@ -90,11 +84,17 @@ def _no_forward_mode(ctx: Any, *tangents: Any) -> Any:
 
 def _below_autograd(op: Any, args: tuple[Any, ...]) -> Tensor:
     """The kernel itself: the caller differentiates, and going through the overload's own rule costs 10 µs."""
-    with torch._C._AutoDispatchBelowAutograd():
-        return op(*args)
+    try:
+        with torch._C._AutoDispatchBelowAutograd():
+            return op._op(*args)  # what calling the overload ends in
+    except RuntimeError as error:
+        # Errors come out of compiled kernels with their text, but not with their type.
+        if type(error) is RuntimeError and str(error).startswith("CUDA out of memory"):
+            raise torch.OutOfMemoryError(str(error)) from error
+        raise
 
 
-def _entrance(op: Any, setup: Callable[..., None], differentiate: Callable[..., Any]) -> Callable[..., Tensor]:
+def _entrance(op: Any, masks_at: int, differentiate: Callable[..., Any]) -> Callable[..., Tensor]:
     """The differentiable op, by the cheapest way that is right where it is called."""
 
     class Transformed(torch.autograd.Function):
@@ -106,20 +106,23 @@ def _entrance(op: Any, setup: Callable[..., None], differentiate: Callable[..., 
         def forward(*args: Any) -> Tensor:
             return _below_autograd(op, args)
 
-        setup_context = staticmethod(setup)
+        setup_context = staticmethod(_setup(masks_at))
         backward = staticmethod(differentiate)
         jvp = staticmethod(_no_forward_mode)
 
     class Eager(torch.autograd.Function):
-        """The same in one step, which is quicker."""
+        """The same in one step, and with what has no gradient in one argument, which is quicker."""
 
         @staticmethod
-        def forward(ctx: Any, *args: Any) -> Tensor:
-            output = _below_autograd(op, args)
-            setup(ctx, args, output)
+        def forward(ctx: Any, first: Tensor, second: Tensor, third: Any, rest: tuple[Any, ...]) -> Tensor:
+            output = _below_autograd(op, (first, second, third, *rest))
+            _save(ctx, first, second, rest[:6] if masks_at == 3 else (third, *rest[:5]))
             return output
 
-        backward = staticmethod(differentiate)
+        @staticmethod
+        def backward(ctx: Any, grad: Tensor) -> Any:
+            return *differentiate(ctx, grad)[:3], None
+
         jvp = staticmethod(_no_forward_mode)
 
     # What Function.apply ends in. On its way there it inspects forward's signature: 10 µs a call.
@@ -130,37 +133,40 @@ def _entrance(op: Any, setup: Callable[..., None], differentiate: Callable[..., 
     def transformed(*args: Any) -> Tensor:
         return Transformed.apply(*args)
 
-    def call(*args: Any) -> Tensor:
+    def call(first: Tensor, second: Tensor, third: Any, *rest: Any) -> Tensor:
         if torch._C._are_functorch_transforms_active():
-            return transformed(*args)
+            return transformed(first, second, third, *rest)
         if torch.compiler.is_compiling():
             # Free there, and compile caches refuse graphs that hold an autograd.Function.
-            return op(*args)
-        return apply(*args) if torch.is_grad_enabled() else _below_autograd(op, args)
+            return op(first, second, third, *rest)
+        # no_grad does not switch off forward mode, which would lose its tangents in the kernel.
+        if torch.is_grad_enabled() or forward_ad._current_level >= 0:
+            return apply(first, second, third, rest)
+        return _below_autograd(op, (first, second, third, *rest))
 
     return call
 
 
 linear: Callable[..., Tensor] = _entrance(
     torch.ops.sparsedrop.linear.default,
-    _linear_setup,
+    3,
     lambda ctx, grad: _linear_backward(linear, weight_grad, ctx, grad),
 )
 weight_grad: Callable[..., Tensor] = _entrance(
     torch.ops.sparsedrop.weight_grad.default,
-    _weight_grad_setup,
+    2,
     lambda ctx, cotangent: _weight_grad_backward(linear, ctx, cotangent),
 )
 
 torch.library.register_autograd(
     "sparsedrop::linear",
     lambda ctx, grad: _linear_backward(torch.ops.sparsedrop.linear, torch.ops.sparsedrop.weight_grad, ctx, grad),
-    setup_context=_linear_setup,
+    setup_context=_setup(3),
     lib=library,
 )
 torch.library.register_autograd(
     "sparsedrop::weight_grad",
     lambda ctx, cotangent: _weight_grad_backward(torch.ops.sparsedrop.linear, ctx, cotangent),
-    setup_context=_weight_grad_setup,
+    setup_context=_setup(2),
     lib=library,
 )

@@ -75,6 +75,8 @@ def check_shapes(x: Tensor, weight: Tensor) -> None:
 
 def check_operand(tensor: Tensor, name: str, like: Tensor | None = None) -> None:
     """A floating tensor that the kernels serve, of the dtype and device of ``like``."""
+    if tensor.layout != torch.strided:
+        raise TypeError(f"{name} must be a dense tensor, got one with layout {tensor.layout}")
     if tensor.dtype not in FLOATS:
         raise TypeError(f"{name} must be float32, float64, bfloat16 or float16, got {tensor.dtype}")
     if like is None:

@@ -33,6 +33,12 @@ library.define(
 library.define(f"linear(Tensor x, Tensor weight, Tensor? bias, {_MASKS}) -> Tensor", tags=_TAGS)
 library.define(f"weight_grad(Tensor grad, Tensor x, {_MASKS}) -> Tensor", tags=_TAGS)
 
+# On CUDA, calls of a kind that was not seen before: the results, and behind them what starts the next such call.
+library.define("first_draw(Tensor uniform, Tensor p, bool balanced, SymInt[] grid=[]) -> Tensor[]")
+library.define(f"first_linear(Tensor x, Tensor weight, Tensor? bias, {_MASKS}) -> Tensor[]")
+library.define(f"first_weight_grad(Tensor grad, Tensor x, {_MASKS}) -> Tensor[]")
+library.define("forget() -> ()")
+
 
 def _revision() -> int:
     """A number that changes with the derivative formulas.

@@ -11,16 +11,23 @@ from torch import Tensor
 from .schema import library
 
 
+def _example(batch: Tensor, dim: int, i: int, count: int) -> Tensor:
+    return batch.select(dim, i) if count else batch.sum(dim, dtype=batch.dtype)
+
+
 def _loop(op: Callable[..., Any]) -> Callable[..., Any]:
     def rule(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, Any]:
+        count = info.batch_size
+
         def call(i: int) -> Any:
             pairs = zip(args, in_dims, strict=True)
-            return op(*(arg.select(dim, i) if isinstance(dim, int) else arg for arg, dim in pairs))
+            return op(*(_example(arg, dim, i, count) if isinstance(dim, int) else arg for arg, dim in pairs))
 
-        results = [call(i) for i in range(info.batch_size)]
+        # Of no examples, one of zeros still tells the shapes.
+        results = [call(i) for i in range(count or 1)]
         if isinstance(results[0], Tensor):
-            return torch.stack(results), 0
-        return tuple(torch.stack(part) for part in zip(*results, strict=True)), (0,) * len(results[0])
+            return torch.stack(results)[:count], 0
+        return tuple(torch.stack(part)[:count] for part in zip(*results, strict=True)), (0,) * len(results[0])
 
     return rule
 

@@ -14,6 +14,7 @@ from ...masks import Kind
 from ...ops.schema import REVISION
 from ..settings import PRESETS, SIDES, Settings, Shape
 from ..timing import Side, Turn
+from .bound import quantisation_bound
 from .job import Job, TimedJob
 from .operands import Masks, Operands
 
@@ -46,6 +47,8 @@ def jobs(settings: Settings) -> list[Job]:
 
 def _job(settings: Settings, dtype: str, shape: Shape, mask: str, phase: str) -> Job:
     multiply = PRODUCTS[phase]
+    device = torch.device(settings.device)
+    multiprocessors = torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 0
 
     def build() -> Sequence[Side]:
         on = Operands.make(shape, dtype, settings.device)
@@ -53,7 +56,8 @@ def _job(settings: Settings, dtype: str, shape: Shape, mask: str, phase: str) ->
         def masked(turn: int, p: float, kind: Kind) -> Turn:
             torch.manual_seed(turn)
             masks = Masks.draw(settings, shape, mask, p, kind)
-            return Turn(lambda: multiply(on, masks), masks.kept(shape))
+            bound = quantisation_bound(phase, shape, masks, multiprocessors) if multiprocessors else None
+            return Turn(lambda: multiply(on, masks), masks.kept(shape), bound)
 
         dense = Side("dense", lambda turn: Turn(lambda: multiply(on, None)))
         return [

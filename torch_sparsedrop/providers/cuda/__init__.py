@@ -1,6 +1,7 @@
 """What a call on an NVIDIA GPU runs: the Hopper kernel where it serves and wins, Triton's elsewhere.
 
-To compare them, SPARSEDROP_GPU=triton leaves the Hopper kernel out and SPARSEDROP_GPU=hopper takes it at
+Python serves the first call of each kind, the native part those like it. Without the native part Python serves all.
+To compare the kernels, SPARSEDROP_GPU=triton leaves the Hopper kernel out and SPARSEDROP_GPU=hopper takes it at
 any size; it is read when a shape is first seen.
 """
 
@@ -15,35 +16,56 @@ from torch import Tensor
 from ...ops.schema import library
 from .. import reference
 from .device import why_not
+from .ready import NATIVE, Ready, failed, packed
 
-_OPS = ("plan", "draw", "linear", "weight_grad")
-_kernels: dict[str, Callable[..., Any]] = {}
+# A kernel's results, and how the native part would start it.
+Served = tuple[tuple[Tensor, ...], Ready | None]
+_kernels: dict[str, Callable[..., Served]] = {}
 
 
 def _load() -> None:
-    from ..triton.plan import draw, plan
-    from .matmul import linear, weight_grad
+    from ..triton.plan import serve_draw, serve_plan
+    from .matmul import serve_linear, serve_weight_grad
 
-    _kernels.update(plan=plan, draw=draw, linear=linear, weight_grad=weight_grad)
-
-
-def _serve(name: str) -> Callable[..., Any]:
-    fallback = getattr(reference, name)
-
-    def serve(first: Tensor, *rest: Any) -> Any:
-        index = first.device.index
-        if why_not(index) is not None:
-            return fallback(first, *rest)
-        if not _kernels:
-            _load()
-        # Kernels start on the current device.
-        if index == torch.cuda.current_device():
-            return _kernels[name](first, *rest)
-        with torch.cuda.device(index):
-            return _kernels[name](first, *rest)
-
-    return serve
+    _kernels.update(plan=serve_plan, draw=serve_draw, linear=serve_linear, weight_grad=serve_weight_grad)
 
 
-for _name in _OPS:
-    library.impl(_name, _serve(_name), "CUDA")
+def _serve(name: str, first: Tensor, *rest: Any) -> Served:
+    index = first.device.index
+    if why_not(index) is not None:
+        result = getattr(reference, name)(first, *rest)
+        return result if isinstance(result, tuple) else (result,), None
+    if not _kernels:
+        _load()
+    # Kernels start on the current device.
+    if index == torch.cuda.current_device():
+        return _kernels[name](first, *rest)
+    with torch.cuda.device(index):
+        return _kernels[name](first, *rest)
+
+
+def _whole(name: str) -> Callable[..., Any]:
+    def op(*arguments: Any) -> Any:
+        results, _ = _serve(name, *arguments)
+        return results if len(results) > 1 else results[0]
+
+    return op
+
+
+def _first(name: str) -> Callable[..., list[Tensor]]:
+    def op(*arguments: Any) -> list[Tensor]:
+        try:
+            results, ready = _serve(name, *arguments)
+        except Exception as error:
+            return failed(error)
+        return [*results, packed(ready)]
+
+    return op
+
+
+library.impl("plan", _whole("plan"), "CUDA")
+for _name in ("draw", "linear", "weight_grad"):
+    if NATIVE:
+        library.impl(f"first_{_name}", _first(_name), "CUDA")
+    else:
+        library.impl(_name, _whole(_name), "CUDA")

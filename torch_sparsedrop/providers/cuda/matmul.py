@@ -17,29 +17,35 @@ from ..hopper import launch as hopper
 from ..triton import launch as triton
 from . import device as devices
 from .problem import Mask, Operand, Spec
+from .ready import NATIVE, Ready
 
 # Launches by all that they and the arguments' checks depend on; repeated calls look up nothing else.
 _known: dict[Any, Any] = {}
 _MOST_KNOWN = 4096
 
 
-def linear(
+def linear(*arguments: Any) -> Tensor:
+    (y,), _ = serve_linear(*arguments)
+    return y
+
+
+def serve_linear(
     x: Tensor, weight: Tensor, bias: Tensor | None,
     plan_in: Tensor | None, scale_in: Tensor | None, block_in: Sequence[int],
     plan_out: Tensor | None, scale_out: Tensor | None, block_out: Sequence[int], revision: int,
-) -> Tensor:  # fmt: skip
+) -> tuple[tuple[Tensor], Ready | None]:  # fmt: skip
     """The masked product: a = rows, b = outputs, t = inputs."""
     if x.dtype not in devices.DTYPES:
-        return reference.linear(
-            x, weight, bias, plan_in, scale_in, block_in, plan_out, scale_out, block_out, revision
-        )  # fmt: skip
+        y = reference.linear(x, weight, bias, plan_in, scale_in, block_in, plan_out, scale_out, block_out, revision)
+        return (y,), None
     masks = plan_in, scale_in, block_in, plan_out, scale_out, block_out
     key = _key("linear", masks, x, weight, bias)
     launch = _known.get(key) or _remember(key, _product(x, weight, bias, *masks))
     y = x.new_empty((*x.shape[:-1], weight.shape[0]))
-    if y.numel() > 0:
-        launch(_flat(x), weight, y, _dense(bias), scale_in, scale_out, _dense(plan_in), None, _dense(plan_out))
-    return y
+    if y.numel() == 0:
+        return (y,), None
+    given = x, weight, y, bias, scale_in, scale_out, plan_in, None, plan_out
+    return (y,), _start(launch, given)
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None, *masks: Any) -> Spec:
@@ -52,28 +58,30 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None, *masks: Any) -> Spe
     )  # fmt: skip
 
 
-def weight_grad(
+def weight_grad(*arguments: Any) -> Tensor:
+    (dw,), _ = serve_weight_grad(*arguments)
+    return dw
+
+
+def serve_weight_grad(
     grad: Tensor, x: Tensor,
     plan_in: Tensor | None, scale_in: Tensor | None, block_in: Sequence[int],
     plan_out: Tensor | None, scale_out: Tensor | None, block_out: Sequence[int], revision: int,
-) -> Tensor:  # fmt: skip
+) -> tuple[tuple[Tensor], Ready | None]:  # fmt: skip
     """The masked reduction: t = rows. The side that a mask divides, or else the longer one, is a; the other is b."""
     if x.dtype not in devices.DTYPES:
-        return reference.weight_grad(
-            grad, x, plan_in, scale_in, block_in, plan_out, scale_out, block_out, revision
-        )  # fmt: skip
+        dw = reference.weight_grad(grad, x, plan_in, scale_in, block_in, plan_out, scale_out, block_out, revision)
+        return (dw,), None
     masks = plan_in, scale_in, block_in, plan_out, scale_out, block_out
     key = _key("weight_grad", masks, grad, x, None)
     launch = _known.get(key) or _remember(key, _reduction(grad, x, *masks))
     n, k = grad.shape[-1], x.shape[-1]
     dw = x.new_empty((n, k))
-    if dw.numel() > 0:
-        grad, x, plan_in, plan_out = _flat(grad), _flat(x), _dense(plan_in), _dense(plan_out)
-        if _x_is_a(n, k, plan_in, plan_out):
-            launch(x, grad, dw, None, scale_in, scale_out, plan_in, None, None)
-        else:
-            launch(grad, x, dw, None, scale_in, scale_out, plan_out, plan_in, None)
-    return dw
+    if dw.numel() == 0:
+        return (dw,), None
+    if _x_is_a(n, k, plan_in, plan_out):
+        return (dw,), _start(launch, (x, grad, dw, None, scale_in, scale_out, plan_in, None, None))
+    return (dw,), _start(launch, (grad, x, dw, None, scale_in, scale_out, plan_out, plan_in, None))
 
 
 def _reduction(grad: Tensor, x: Tensor, *masks: Any) -> Spec:
@@ -89,6 +97,18 @@ def _reduction(grad: Tensor, x: Tensor, *masks: Any) -> Spec:
 
 def _x_is_a(n: int, k: int, plan_in: Tensor | None, plan_out: Tensor | None) -> bool:
     return plan_out is None and (plan_in is not None or k > n)
+
+
+def _start(launch: Any, given: tuple[Any, ...]) -> Ready | None:
+    """A launch on matrices with any leading dimensions. It can be repeated by address alone where nothing was copied,
+    and for float32 not even there: the native part does not see the TF32 setting."""
+    a, b, c, bias, scale_1, scale_2, walk_a, walk_b, out = given
+    used = _flat(a), _flat(b), c, _dense(bias), scale_1, scale_2, _dense(walk_a), _dense(walk_b), _dense(out)
+    launch(*used)
+    if a.dtype == torch.float32 or launch.copies:
+        return None
+    same = all(t is None or t.data_ptr() == u.data_ptr() for t, u in zip(given, used, strict=True))
+    return launch if same else None
 
 
 def _key(op: str, masks: tuple[Any, ...], *operands: Tensor | None) -> tuple[Any, ...]:
@@ -110,6 +130,8 @@ def _remember(key: Any, spec: Spec) -> Any:
 def forget() -> None:
     """Every launch, so that the next ones choose their tiles again."""
     _known.clear()
+    if NATIVE:
+        torch.ops.sparsedrop.forget()
 
 
 def _launch(spec: Spec) -> Any:

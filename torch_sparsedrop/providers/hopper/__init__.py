@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from ..cache import cache_folder
 from ..cuda import device as devices
 from ..status import Status
 from . import kernel, nvrtc
@@ -23,5 +24,5 @@ def status(device: torch.device, dtype: torch.dtype) -> Status | None:
         return Status(False, reason)
     return Status(
         True,
-        f"TMA and wgmma kernels, NVRTC {nvrtc.version()}, kept in {nvrtc.cache_folder()}; small problems by triton",
+        f"TMA and wgmma kernels, NVRTC {nvrtc.version()}, kept in {cache_folder()}; small problems by triton",
     )

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import importlib.resources
 import importlib.util
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
+from ..cuda.ready import host as host
 from . import nvrtc
 
 CAPABILITY = (9, 0)
@@ -49,12 +49,6 @@ def why_not(capability: tuple[int, int], dtype: torch.dtype) -> str | None:
     if importlib.util.find_spec("torch_sparsedrop._host") is None:
         return "the native part was not built"
     return nvrtc.why_not()
-
-
-@functools.cache
-def host() -> Any:
-    """The native module, which starts kernels and knows their sizes."""
-    return importlib.import_module("torch_sparsedrop._host")
 
 
 @functools.cache

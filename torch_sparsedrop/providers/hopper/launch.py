@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
 from ...ops.layout import layout
 from ..cuda import device as devices
+from ..cuda import ready
 from ..cuda.problem import Operand, Spec, ceil_div
 from . import kernel
 
@@ -72,7 +72,7 @@ class Rows(NamedTuple):
         return Rows(ceil_div(spec.a.lines, block), block // host.tile[0], ceil_div(slabs, host.panel))
 
 
-class Launch:
+class Launch(ready.Ready):
     """A product or reduction, ready but for its tensors."""
 
     def __init__(self, spec: Spec) -> None:
@@ -92,34 +92,26 @@ class Launch:
         # A launch's rows fit the table that the kernel makes of them.
         each = host.most_rows // (rows.panels * rows.in_a_block) * rows.in_a_block
         count = rows.lines * rows.in_a_block
-        self.device = spec.device.index
-        self.launches = [
+        blocks = devices.multiprocessors(spec.device)
+        launches = [
             host.Launch(
-                device=self.device, kernel=handle, blocks=devices.multiprocessors(spec.device),
+                device=spec.device.index, kernel=handle, blocks=blocks,
                 shared_bytes=kernel.SHARED_BYTES, type=kernel.TYPES[spec.dtype][1], boxes=boxes, walk=walk, out=out,
                 sizes=(spec.a.lines, spec.b.lines, spec.a.t), first_row=first, rows=min(each, count - first),
                 lines=rows.lines, panels=rows.panels, rows_per_block=rows.in_a_block,
             )
             for first in range(0, count, each)
         ]  # fmt: skip
-        self.workspace_bytes = max(launch.workspace_bytes for launch in self.launches)
+        super().__init__(launches, host.hopper_workspace(blocks))
 
-    def __call__(
-        self, a: Tensor, b: Tensor, c: Tensor, bias: Tensor | None, scale_1: Tensor | None, scale_2: Tensor | None,
-        walk_a: Tensor | None, walk_b: Tensor | None, out: Tensor | None,
-    ) -> None:  # fmt: skip
-        workspace = torch.empty(self.workspace_bytes, dtype=torch.uint8, device=c.device)
-        tensors = (a, b, c, bias, scale_1, scale_2, walk_a, out, workspace)
-        addresses = [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
-        stream = torch._C._cuda_getCurrentRawStream(self.device)
-        for launch in self.launches:
-            launch(stream, *addresses)
+    __call__ = ready.Ready.start
 
 
 def _lists(spec: Spec) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Where each mask's counts, lists and order lie, the lists' length, and the block along them."""
-    walk: tuple[int, ...] = (0, 0, 0, 0, 0)
-    out = walk
+    # Where no mask shortens the sum, each step is a block.
+    walk: tuple[int, ...] = (0, 0, 0, 0, kernel.host().step)
+    out: tuple[int, ...] = (0, 0, 0, 0, 0)
     if spec.walk_a is not None:
         at, (rows, cols), block = layout(*spec.walk_a.grid), spec.walk_a.grid, spec.walk_a.block
         by_column = (at.col_count, at.col_index, at.col_order, rows, block[0])

@@ -16,23 +16,14 @@ from typing import Any
 
 import torch
 
+from ..cache import cache_folder
+
 ARCHITECTURE = "sm_90a"
 _logger = logging.getLogger(__name__)
 
 
 class CompileError(RuntimeError):
     """The compiler refused a kernel; the message holds its log."""
-
-
-def cache_folder() -> Path:
-    """Where compiled kernels are kept, for one user; the environment variable SPARSEDROP_CACHE moves it."""
-    chosen = os.environ.get("SPARSEDROP_CACHE")
-    if chosen:
-        return Path(chosen)
-    try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "torch_sparsedrop")
-    except RuntimeError:  # a user without a home
-        return Path(tempfile.gettempdir(), f"torch_sparsedrop_{os.getuid()}")
 
 
 def compiled(source: str, headers: Mapping[str, str], options: Sequence[str]) -> bytes:

@@ -10,6 +10,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from ...ops.layout import layout
 from ..cuda import device as devices
+from ..cuda import ready
 from ..cuda.problem import Operand, Spec, ceil_div
 from .kernel import add_parts, matmul
 from .start import Start
@@ -20,14 +21,16 @@ _ADD_SIZE = 1024
 _WORTH_COPYING = 2**20
 
 
-class Launch:
-    """A product or reduction, ready but for its tensors."""
+class Launch(ready.Ready):
+    """A product or reduction, ready but for its tensors. The first call also makes what the native part starts."""
 
     def __init__(self, spec: Spec) -> None:
+        super().__init__()
         self.problem = _problem(spec)
         self.tile = tile = tile_for(self.problem)
         self.reduction = spec.reduction
         self.copy_a, self.copy_b = _wants_copy(spec, spec.a), _wants_copy(spec, spec.b)
+        self.copies = self.copy_a or self.copy_b
         a = spec.a.copied() if self.copy_a else spec.a
         b = spec.b.copied() if self.copy_b else spec.b
         c = spec.c
@@ -52,9 +55,15 @@ class Launch:
             block_a, block_b, block_t, tile.a, tile.b, tile.t, tile.group,
             a.t_first, b.t_first, c.t_first, tma_a, tma_b, tma_c, spec.precision, tile.parts > 1,
         )  # fmt: skip
-        self.start = Start(matmul, (tiles_a * tiles_b, tile.parts, 1), statics, tile.warps, tile.stages)
+        order = ready.OUT if spec.walk_a is None else ready.WALK_A
+        target = ready.C if tile.parts == 1 else ready.WORKSPACE
+        scales, walks = (ready.SCALE_1, ready.SCALE_2), (ready.WALK_A, ready.WALK_B)
+        slots = ready.A, ready.B, target, ready.BIAS, *scales, *walks, order, ready.OUT
+        self.multiply = Start(matmul, (tiles_a * tiles_b, tile.parts, 1), statics, tile.warps, tile.stages, slots)
         size = a.lines * b.lines
-        self.add = Start(add_parts, (ceil_div(size, _ADD_SIZE), 1, 1), (size, tile.parts, _ADD_SIZE), 4, 1)
+        added = ready.WORKSPACE, ready.C, *scales
+        self.add = Start(add_parts, (ceil_div(size, _ADD_SIZE), 1, 1), (size, tile.parts, _ADD_SIZE), 4, 1, added)
+        self.workspace_bytes = 4 * size * tile.parts if tile.parts > 1 else 0
 
     def __call__(
         self, a: Tensor, b: Tensor, c: Tensor, bias: Tensor | None, scale_1: Tensor | None, scale_2: Tensor | None,
@@ -64,17 +73,24 @@ class Launch:
             a = self._copy(a)
         if self.copy_b:
             b = self._copy(b)
+        if self.launches:
+            self.start(a, b, c, bias, scale_1, scale_2, walk_a, walk_b, out)
+            return
         order = out if walk_a is None else walk_a
         rest = bias, scale_1, scale_2, walk_a, walk_b, order, out
         box_a, box_b, box_c = self.boxes
         left = a if box_a is None else _descriptor(a, box_a)
         right = b if box_b is None else _descriptor(b, box_b)
         if self.tile.parts == 1:
-            self.start(left, right, c if box_c is None else _descriptor(c, box_c), *rest)
+            self.multiply(left, right, c if box_c is None else _descriptor(c, box_c), *rest)
+            starts = [self.multiply]
         else:
             parts = torch.empty((self.tile.parts, *c.shape), dtype=torch.float32, device=c.device)
-            self.start(left, right, parts, *rest)
+            self.multiply(left, right, parts, *rest)
             self.add(parts, c, scale_1, scale_2)
+            starts = [self.multiply, self.add]
+        if all(start.launch is not None for start in starts):
+            self.launches = [start.launch for start in starts]
 
     def _copy(self, matrix: Tensor) -> Tensor:
         lines_first = matrix.t() if self.reduction else matrix

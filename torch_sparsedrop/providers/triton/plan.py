@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from ...ops.checks import check_grid, check_p_tensor, flat_size
 from ...ops.layout import layout
 from .. import reference
 from ..cuda.problem import ceil_div
+from ..cuda.ready import Ready
 from .plan_kernel import make_plan
 from .start import Start
 from .tiles import power_of_2
@@ -25,22 +27,33 @@ _MOST_BALANCED = 2**22
 _WARPS = 8
 
 
-def plan(keep: Tensor, grid: Sequence[int] = ()) -> Tensor:
+def plan(*arguments: Any) -> Tensor:
+    (result,), _ = serve_plan(*arguments)
+    return result
+
+
+def serve_plan(keep: Tensor, grid: Sequence[int] = ()) -> tuple[tuple[Tensor], None]:
     rows, cols = check_grid(keep, "keep", torch.bool, grid)
     if not _one_launch(rows, cols):
-        return packing.pack(packing.matrix(keep, rows, cols))
+        return (packing.pack(packing.matrix(keep, rows, cols)),), None
     strides = (cols * keep.stride(0), keep.stride(0)) if len(grid) else keep.stride()
     start, size = _prepare(rows, cols, *strides, "given", keep.device, keep.data_ptr() % 16 == 0)
     result = torch.empty(size, dtype=torch.int32, device=keep.device)
     start(keep, None, None, result, None)
-    return result
+    return (result,), None
 
 
-def draw(uniform: Tensor, p: Tensor, balanced: bool, grid: Sequence[int] = ()) -> tuple[Tensor, Tensor, Tensor]:
+def draw(*arguments: Any) -> tuple[Tensor, ...]:
+    return serve_draw(*arguments)[0]
+
+
+def serve_draw(
+    uniform: Tensor, p: Tensor, balanced: bool, grid: Sequence[int] = ()
+) -> tuple[tuple[Tensor, ...], Ready | None]:
     rows, cols = check_grid(uniform, "uniform", torch.float32, grid, int(balanced))
     check_p_tensor(p, uniform)
     if not _one_launch(rows, cols, balanced):
-        return reference.draw(uniform, p, balanced, grid)
+        return reference.draw(uniform, p, balanced, grid), None
     mode = "balanced" if balanced else "bernoulli"
     aligned = uniform.data_ptr() % 16 == 0, p.data_ptr() % 16 == 0
     step = uniform.stride(0)
@@ -50,7 +63,8 @@ def draw(uniform: Tensor, p: Tensor, balanced: bool, grid: Sequence[int] = ()) -
     result = uniform.new_empty((size,), dtype=torch.int32)
     scale = uniform.new_empty(())
     start(uniform, p, keep, result, scale)
-    return keep, result, scale
+    ready = None if start.launch is None else Ready([start.launch])
+    return (keep, result, scale), ready
 
 
 def _one_launch(rows: int, cols: int, balanced: bool = False) -> bool:
@@ -70,4 +84,4 @@ def _prepare(
     at = layout(rows, cols)
     grid = (2 * (ceil_div(rows, _LINES) + ceil_div(cols, _LINES)), 1, 1)
     statics = (rows, cols, stride_row, stride_col, *at[:-1], mode, _LINES, *sizes)
-    return Start(make_plan, grid, statics, _WARPS, 1), at.size
+    return Start(make_plan, grid, statics, _WARPS, 1, range(5)), at.size

@@ -12,12 +12,12 @@ import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from ..cache import cache_folder
 from .tiles import Problem, Tile, choose
 
 
 def path() -> Path:
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache, "torch_sparsedrop", "tiles.json")
+    return cache_folder() / "tiles.json"
 
 
 def tile_for(problem: Problem) -> Tile:

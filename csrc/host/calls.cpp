@@ -1,0 +1,261 @@
+// The ops on CUDA for calls like ones made before: their launches are looked up and started, and Python has no part in it.
+// What is seen for the first time goes to Python ("first_…"), which also says how the next such call is to be started.
+#include <dlfcn.h>
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <tuple>
+#include <unordered_map>
+#include <vector>
+
+#include "launch.h"
+#include "plan_layout.h"
+
+namespace sparsedrop {
+namespace {
+
+using torch::stable::Tensor;
+using torch::stable::detail::from;
+using torch::stable::detail::to;
+using OptionalTensor = std::optional<Tensor>;
+using Sizes = std::vector<int64_t>;
+
+// All that a launch and the checks of its arguments depend on.
+using Key = std::vector<int64_t>;
+
+struct Hash {
+  std::size_t operator()(const Key& key) const {
+    return std::hash<std::string_view>{}({reinterpret_cast<const char*>(key.data()), key.size() * sizeof(int64_t)});
+  }
+};
+
+struct Known {
+  std::vector<Launch> launches;
+  int64_t workspace_bytes;
+};
+
+// A launch may be forgotten while a call in another thread is using it.
+class Table {
+ public:
+  std::shared_ptr<const Known> find(const Key& key) {
+    const std::lock_guard lock(mutex_);
+    const auto found = known_.find(key);
+    return found == known_.end() ? nullptr : found->second;
+  }
+
+  // `packed`: the bytes to work in and the launches; nothing where Python serves such calls every time.
+  void add(Key&& key, const Tensor& packed) {
+    auto known = std::make_shared<Known>();
+    const std::size_t count = packed.numel() / sizeof(Launch), head = sizeof known->workspace_bytes;
+    if (count == 0) return;
+    known->launches.resize(count);
+    const auto bytes = static_cast<const char*>(packed.const_data_ptr());
+    std::memcpy(&known->workspace_bytes, bytes, head);
+    std::memcpy(static_cast<void*>(known->launches.data()), bytes + head, count * sizeof(Launch));
+    const std::lock_guard lock(mutex_);
+    if (known_.size() >= kMost) known_.clear();
+    known_.insert_or_assign(std::move(key), std::move(known));
+  }
+
+  void forget() {
+    const std::lock_guard lock(mutex_);
+    known_.clear();
+  }
+
+ private:
+  static constexpr std::size_t kMost = 4096;
+  std::mutex mutex_;
+  std::unordered_map<Key, std::shared_ptr<const Known>, Hash> known_;
+};
+
+Table& table() {
+  static Table* const known = new Table;  // for threads that outlive static objects
+  return *known;
+}
+
+int32_t asked(AOTITorchError (*what)(AtenTensorHandle, int32_t*), const Tensor& tensor) {
+  int32_t answer;
+  TORCH_ERROR_CODE_CHECK(what(tensor.get(), &answer));
+  return answer;
+}
+
+int32_t dtype(const Tensor& tensor) { return asked(aoti_torch_get_dtype, tensor); }
+int32_t device(const Tensor& tensor) { return asked(aoti_torch_get_device_index, tensor); }
+int32_t device_type(const Tensor& tensor) { return asked(aoti_torch_get_device_type, tensor); }
+
+void note(Key& key, const Tensor& tensor) {
+  const bool aligned = reinterpret_cast<std::uintptr_t>(tensor.data_ptr()) % 16 == 0;
+  const auto sizes = tensor.sizes(), strides = tensor.strides();
+  key.insert(key.end(), {tensor.dim(), dtype(tensor), device(tensor), device_type(tensor), aligned});
+  key.insert(key.end(), sizes.begin(), sizes.end());
+  key.insert(key.end(), strides.begin(), strides.end());
+}
+
+void note(Key& key, const OptionalTensor& tensor) {
+  if (tensor)
+    note(key, *tensor);
+  else
+    key.push_back(-1);
+}
+
+void note(Key& key, const Sizes& sizes) {
+  key.push_back(static_cast<int64_t>(sizes.size()));
+  key.insert(key.end(), sizes.begin(), sizes.end());
+}
+
+std::uintptr_t address(const Tensor& tensor) { return reinterpret_cast<std::uintptr_t>(tensor.data_ptr()); }
+std::uintptr_t address(const OptionalTensor& tensor) { return tensor ? address(*tensor) : 0; }
+
+// A new contiguous tensor beside `like`; none where there is no memory, which Python says in its own words.
+OptionalTensor new_tensor(const Sizes& shape, int32_t type, const Tensor& like) {
+  Sizes strides(shape.size());
+  int64_t step = 1;
+  for (std::size_t i = shape.size(); i-- > 0; step *= shape[i]) strides[i] = step;
+  AtenTensorHandle made;
+  const auto status = aoti_torch_empty_strided(static_cast<int64_t>(shape.size()), shape.data(), strides.data(), type,
+                                               device_type(like), device(like), &made);
+  if (status != AOTI_TORCH_SUCCESS) return std::nullopt;
+  return Tensor(made);
+}
+
+void* current_stream(int device) {
+  // In torch's CUDA part, which need not be there.
+  static const auto ask = [] {
+    void* library = dlopen("libtorch_cuda.so", RTLD_NOW | RTLD_NOLOAD);
+    void* found = dlsym(library ? library : RTLD_DEFAULT, "aoti_torch_get_current_cuda_stream");
+    STD_TORCH_CHECK(found, "torch has no aoti_torch_get_current_cuda_stream");
+    return reinterpret_cast<AOTITorchError (*)(int32_t, void**)>(found);
+  }();
+  void* stream;
+  TORCH_ERROR_CODE_CHECK(ask(device, &stream));
+  return stream;
+}
+
+// As launcher.cpp numbers them; the last one is the workspace's.
+using Addresses = std::array<std::uintptr_t, 10>;
+
+// False where there is no memory to work in.
+bool start(const Known& known, const Tensor& result, Addresses addresses) {
+  OptionalTensor workspace;
+  if (known.workspace_bytes > 0) {
+    workspace = new_tensor({known.workspace_bytes}, aoti_torch_dtype_uint8(), result);
+    if (!workspace) return false;
+    addresses.back() = address(*workspace);
+  }
+  void* stream = current_stream(device(result));
+  for (const Launch& launch : known.launches) launch.start(stream, addresses.data());
+  return true;
+}
+
+// A call in Python's hands: its results, and behind them what `Table::add` takes; or alone, why there are none. An exception
+// would lose its text on the way through the C interface.
+template <std::size_t Count>
+std::vector<Tensor> first(const char* op, std::array<StableIValue, Count> arguments, Key&& key) {
+  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher(op, "", arguments.data(), TORCH_ABI_VERSION));
+  auto made = to<std::vector<Tensor>>(arguments[0]);
+  const Tensor last = made.back();
+  made.pop_back();
+  if (made.empty()) throw std::runtime_error({static_cast<const char*>(last.const_data_ptr()), std::size_t(last.numel())});
+  table().add(std::move(key), last);
+  return made;
+}
+
+enum Op : int64_t { kLinear, kWeightGrad, kDraw };
+
+Key begin(Op op) {
+  Key key;
+  key.reserve(96);
+  key.push_back(op);
+  return key;
+}
+
+Tensor linear(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, const OptionalTensor& plan_in,
+              const OptionalTensor& scale_in, Sizes block_in, const OptionalTensor& plan_out,
+              const OptionalTensor& scale_out, Sizes block_out, int64_t revision) {
+  Key key = begin(kLinear);
+  for (const Tensor* tensor : {&x, &weight}) note(key, *tensor);
+  for (const OptionalTensor* tensor : {&bias, &plan_in, &scale_in, &plan_out, &scale_out}) note(key, *tensor);
+  note(key, block_in);
+  note(key, block_out);
+  if (const auto known = table().find(key)) {
+    Sizes shape(x.sizes().begin(), x.sizes().end());
+    shape.back() = weight.size(0);
+    const OptionalTensor y = new_tensor(shape, dtype(x), x);
+    if (y && start(*known, *y, {address(x), address(weight), address(*y), address(bias), address(scale_in),
+                                address(scale_out), address(plan_in), 0, address(plan_out), 0}))
+      return *y;
+  }
+  const std::array arguments{from(x),        from(weight),   from(bias),      from(plan_in),   from(scale_in),
+                             from(block_in), from(plan_out), from(scale_out), from(block_out), from(revision)};
+  return first("sparsedrop::first_linear", arguments, std::move(key))[0];
+}
+
+Tensor weight_grad(const Tensor& grad, const Tensor& x, const OptionalTensor& plan_in, const OptionalTensor& scale_in,
+                   Sizes block_in, const OptionalTensor& plan_out, const OptionalTensor& scale_out, Sizes block_out,
+                   int64_t revision) {
+  Key key = begin(kWeightGrad);
+  for (const Tensor* tensor : {&grad, &x}) note(key, *tensor);
+  for (const OptionalTensor* tensor : {&plan_in, &scale_in, &plan_out, &scale_out}) note(key, *tensor);
+  note(key, block_in);
+  note(key, block_out);
+  if (const auto known = table().find(key)) {
+    const int64_t n = grad.sizes().back(), k = x.sizes().back();
+    const OptionalTensor dw = new_tensor({n, k}, dtype(x), x);
+    // As `_x_is_a` says in matmul.py.
+    const bool x_is_a = !plan_out && (plan_in || k > n);
+    const Tensor &a = x_is_a ? x : grad, &b = x_is_a ? grad : x;
+    const OptionalTensor& walk_a = x_is_a ? plan_in : plan_out;
+    if (dw && start(*known, *dw, {address(a), address(b), address(*dw), 0, address(scale_in), address(scale_out),
+                                  address(walk_a), x_is_a ? 0 : address(plan_in), 0, 0}))
+      return *dw;
+  }
+  const std::array arguments{from(grad),     from(x),         from(plan_in),   from(scale_in), from(block_in),
+                             from(plan_out), from(scale_out), from(block_out), from(revision)};
+  return first("sparsedrop::first_weight_grad", arguments, std::move(key))[0];
+}
+
+std::tuple<Tensor, Tensor, Tensor> draw(const Tensor& uniform, const Tensor& p, bool balanced, Sizes grid) {
+  Key key = begin(kDraw);
+  key.push_back(balanced);
+  note(key, uniform);
+  note(key, p);
+  note(key, grid);
+  if (const auto known = table().find(key)) {
+    const bool flat = !grid.empty();
+    const int64_t rows = flat ? grid[0] : uniform.size(0), cols = flat ? grid[1] : uniform.size(1) - balanced;
+    // A flat grid never has one element: see flat_size in checks.py.
+    const Sizes shape = flat ? Sizes{std::max<int64_t>(rows * cols, cols > 1 ? 0 : 2)} : Sizes{rows, cols};
+    const OptionalTensor keep = new_tensor(shape, aoti_torch_dtype_bool(), uniform);
+    const OptionalTensor plan = new_tensor({plan_layout(rows, cols).size}, aoti_torch_dtype_int32(), uniform);
+    const OptionalTensor scale = new_tensor({}, aoti_torch_dtype_float32(), uniform);
+    if (keep && plan && scale &&
+        start(*known, *scale, {address(uniform), address(p), address(*keep), address(*plan), address(*scale)}))
+      return {*keep, *plan, *scale};
+  }
+  const std::array arguments{from(uniform), from(p), from(balanced), from(grid)};
+  const auto made = first("sparsedrop::first_draw", arguments, std::move(key));
+  return {made[0], made[1], made[2]};
+}
+
+void forget() { table().forget(); }
+
+}  // namespace
+}  // namespace sparsedrop
+
+STABLE_TORCH_LIBRARY_IMPL(sparsedrop, CUDA, m) {
+  m.impl("linear", TORCH_BOX(&sparsedrop::linear));
+  m.impl("weight_grad", TORCH_BOX(&sparsedrop::weight_grad));
+  m.impl("draw", TORCH_BOX(&sparsedrop::draw));
+}
+
+STABLE_TORCH_LIBRARY_IMPL(sparsedrop, CompositeExplicitAutograd, m) { m.impl("forget", TORCH_BOX(&sparsedrop::forget)); }

@@ -1,0 +1,89 @@
+"""The Hopper kernel without a GPU: its own sources as C++, with the instructions of tests/emulator in the place of the
+GPU's. What it does not see: the instructions' own words, fences between ways to memory, and speed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from torch_sparsedrop.providers.hopper import kernel
+
+HERE = Path(__file__).parent
+
+
+class Emulator:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        driver = [str(HERE / "emulator" / "driver.cpp"), "-o", str(folder / "libcuda.so.1")]
+        subprocess.run(["g++", "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", *driver], check=True)
+
+    def run(
+        self, *seeds: int, blocks: int = 5, sizes: tuple[int, int] = (700, 0), order: int = 0,
+        change: tuple[str, str, str] | None = None,
+    ) -> subprocess.CompletedProcess[str]:  # fmt: skip
+        """Compares random problems with the reference. ``sizes``: up to the first, and one of them about the second;
+        ``order`` draws what happens when; ``change``: in a source file, a text in the place of another."""
+        sources = self.folder / f"{abs(hash(change))}"
+        if not sources.exists():
+            shutil.copytree(HERE / "emulator", sources)
+            main, headers = kernel.sources()
+            for name, text in {"masked_matmul.cu": main, **headers}.items():
+                if change is not None and name == change[0]:
+                    assert change[1] in text
+                    text = text.replace(change[1], change[2], 1)
+                if not (sources / name).exists():
+                    (sources / name).write_text(text)
+        environment = os.environ | {
+            "LD_LIBRARY_PATH": str(self.folder),
+            "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]),
+            "EMULATOR_SEED": str(order),
+        }
+        numbers = map(str, (blocks, *sizes, *seeds))
+        command = [sys.executable, str(sources / "run.py"), str(sources), *numbers]
+        return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def emulator(tmp_path_factory: pytest.TempPathFactory) -> Emulator:
+    return Emulator(tmp_path_factory.mktemp("emulator"))
+
+
+DIVIDED = 264, 4000
+"""Sizes of sums so long that several thread blocks share a tile."""
+
+
+@pytest.mark.parametrize(
+    ("first", "blocks", "sizes"), [(0, 5, (700, 0)), (10, 12, (700, 0)), (20, 1, (500, 0)), (30, 6, DIVIDED)]
+)
+def test_random_problems(emulator, first, blocks, sizes):
+    done = emulator.run(*range(first, first + 6), blocks=blocks, sizes=sizes, order=first)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("change", "sizes"),
+    [
+        # Loads into what is being read, and reads what is not there yet.
+        (("producer.cuh", "wait(shared.empty[stage.slot], stage.parity ^ 1);", ""), (700, 0)),
+        (("consumer.cuh", "wait(shared.full[stage.slot], stage.parity);", ""), (264, 0)),
+        # Gives back what is being read: by a multiplication, by a store.
+        (("consumer.cuh", "wgmma_wait<1>();", ""), (500, 0)),
+        (("consumer.cuh", "        wait_stores_read();\n        meet(2 + group, 128);\n", ""), (500, 0)),
+        # Never gives it back.
+        (("consumer.cuh", "if (speaks) arrive(shared.empty[before]);", ""), (500, 0)),
+        # Parts that nobody hears of, or that nobody takes.
+        (("parts.cuh", "set_flag(args.flags + blockIdx.x, args.ticket);", ""), DIVIDED),
+        (("consumer.cuh", "take_parts(args, c, tile.peers, halves);", ""), DIVIDED),
+    ],
+    ids=lambda it: it[1].strip()[:30] if len(it) == 3 else "",
+)
+def test_emulator_notices(emulator, change, sizes):
+    """A kernel that does not wait, or waits for ever, fails in some order of events."""
+    done = emulator.run(*range(3), sizes=sizes, change=change)
+    assert done.returncode != 0
+    assert "AssertionError" in done.stderr or "hangs" in done.stderr, done.stderr
