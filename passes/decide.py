@@ -11,7 +11,7 @@ from torch import fx
 
 from torch_sparsedrop.options import Options
 
-from .forms import is_softmax, known, op_name, operand_or, passes_through, readers_of, value
+from .forms import is_other_dropout, is_softmax, known, op_name, operand_or, passes_through, readers_of, value
 from .normalise import Normal, is_weight, writes_privately, written_later
 from .region import Keeps, Region, find_region
 from .sites import Dropout, Linear, Reader, Site
@@ -61,7 +61,7 @@ def decide(
     name: Callable[[fx.Node], str] = path_of,
     trains: Callable[[fx.Node], bool] | None = None,
 ) -> list[Site]:
-    """One site for each dropout call, in the graph's order; attention's own dropouts are among them, left.
+    """One site for each dropout call, in the graph's order; those that are never fused are among them, left.
 
     ``name`` gives a node's module as options name it. ``trains`` says whether a linear's module is in training, where
     dropout is to be inserted.
@@ -69,6 +69,7 @@ def decide(
     order = {node: i for i, node in enumerate(normal.graph.nodes)}
     sites = [_dropout_site(dropout, name(dropout.node), normal, choice) for dropout in normal.dropouts]
     sites += [site for node in normal.graph.nodes if (site := _attention_site(node, name)) is not None]
+    sites += [_other_site(node, name) for node in normal.graph.nodes if is_other_dropout(node)]
     sites.sort(key=lambda site: order[site.node])
     if choice.insert == "linear":
         sites += [site for site in _inserted_sites(normal, sites, choice, name) if trains is None or trains(site.node)]
@@ -210,7 +211,7 @@ def _unfit(dropout: Dropout, site: Site, linears: list[Reader]) -> str:
     if site.letter == "F":
         return "embedding dropout that no linear reads"
     if site.letter == "G":
-        return "no linear reads it, and none makes its input"
+        return "no linear reads it directly, and its input does not come straight from one"
     tensor = value(dropout.node)
     assert tensor is not None
     if tensor.dim() < 1 or not tensor.is_floating_point():
@@ -263,6 +264,13 @@ def _attention_site(node: fx.Node, module: Callable[[fx.Node], str]) -> Site | N
         return None
     shape: tuple[Any, ...] = () if tensor is None else tuple(tensor.shape)
     return Site(node, module(node), "E", p, shape, "attention's own dropout is left alone")
+
+
+def _other_site(node: fx.Node, module: Callable[[fx.Node], str]) -> Site:
+    tensor = value(node)
+    shape = () if tensor is None else tuple(map(known, tensor.shape))
+    p = operand_or(node, 1, "p", 0.5)
+    return Site(node, module(node), "G", p, shape, f"{op_name(node)} is another kind of dropout and left alone")
 
 
 def _inserted_sites(normal: Normal, sites: list[Site], choice: Options, name: Callable[[fx.Node], str]) -> list[Site]:

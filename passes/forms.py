@@ -132,6 +132,22 @@ def is_dropout(node: fx.Node) -> bool:
     return node.op == "call_function" and op_name(node) == "dropout" and value(node) is not None
 
 
+# Dropouts of whole channels, and those that keep the variance, with their default of ``training``.
+_OTHER_DROPOUTS = {
+    "dropout1d": True, "dropout2d": True, "dropout3d": True, "feature_dropout": True,
+    "alpha_dropout": False, "feature_alpha_dropout": False,
+}  # fmt: skip
+
+
+def is_other_dropout(node: fx.Node) -> bool:
+    """A live dropout of a kind that is never fused."""
+    name = op_name(node)
+    if node.op != "call_function" or name not in _OTHER_DROPOUTS:
+        return False
+    training = operand_or(node, 2, "training", _OTHER_DROPOUTS[name])
+    return training is not False and operand_or(node, 1, "p", 0.5) != 0
+
+
 def is_dead(node: fx.Node) -> bool:
     p, training = dropout_arguments(node)
     return training is False or (not isinstance(p, fx.Node) and p == 0)

@@ -22,7 +22,7 @@ class Keeps(IntEnum):
     NOTHING = 0
     """It does not come from the linears elementwise, or only together with something else."""
     PLACES = 1
-    """It comes from them elementwise, but a zero becomes something else (sigmoid, an added constant)."""
+    """It comes from them elementwise, but a zero or its gradient does not stay zero (sigmoid, sqrt)."""
     ZEROS = 2
     """Zeros stay zeros (relu, gelu)."""
     SCALE = 3
@@ -32,13 +32,13 @@ class Keeps(IntEnum):
 # f(0) = 0
 ZERO_AT_ZERO = frozenset({
     "relu", "relu6", "gelu", "silu", "tanh", "hardswish", "mish", "elu", "leaky_relu", "celu", "selu", "softsign",
-    "hardshrink", "softshrink", "tanhshrink", "abs", "square", "sqrt", "sin", "sinh", "asin", "asinh", "atan", "tan",
+    "hardshrink", "softshrink", "tanhshrink", "abs", "square", "sin", "sinh", "asin", "asinh", "atan", "tan",
     "erf", "expm1", "log1p", "prelu", "sign",
 })  # fmt: skip
-# Elementwise with f(0) ≠ 0
+# Elementwise with f(0) ≠ 0, or with an infinite slope there: times a gradient of zero that is NaN.
 NONZERO_AT_ZERO = frozenset({
     "sigmoid", "softplus", "exp", "hardsigmoid", "logsigmoid", "cos", "cosh", "rsqrt", "reciprocal", "log", "threshold",
-    "log2", "exp2", "erfc",
+    "log2", "exp2", "erfc", "sqrt",
 })  # fmt: skip
 _LINEAR = frozenset({"neg", "positive"})
 
@@ -69,7 +69,7 @@ def find_region(source: fx.Node, dropout: fx.Node, linears: dict[fx.Node, Linear
     producers = private.producers() if keeps >= Keeps.ZEROS else []
     blocker = ""
     if shape_of is Keeps.PLACES:
-        blocker = f"{whole.loses(source)} does not keep zeros"
+        blocker = f"{whole.loses(source)} does not keep zeros and their gradients"
     elif keeps < Keeps.ZEROS and outsider is not None:
         blocker = f"{outsider[0].name} is also read by {outsider[1].name}"
     return Region(shape_of, keeps, producers, blocker)
@@ -144,7 +144,7 @@ class _Walk:
         keeps_zero = name in ZERO_AT_ZERO
         if name == "pow":
             exponent = node.args[1] if len(node.args) > 1 else None
-            keeps_zero = isinstance(exponent, (int, float)) and exponent > 0
+            keeps_zero = isinstance(exponent, (int, float)) and exponent >= 1
         elif name in ("clamp", "hardtanh"):
             defaults = (None, None) if name == "clamp" else (-1.0, 1.0)
             names = ("min", "max") if name == "clamp" else ("min_val", "max_val")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 import io
 import os
@@ -11,6 +12,7 @@ import statistics
 import subprocess
 import sys
 import time
+import types
 import warnings
 from pathlib import Path
 from typing import Any
@@ -226,6 +228,40 @@ def test_forward_of_its_own(x: Tensor) -> None:
     wrapped = model.forward
     model.forward = lambda x: wrapped(x) * 2
     assert drops_blocks(model(x))
+
+
+def wrap_forward(model: nn.Module) -> None:
+    """As accelerate does for mixed precision."""
+    function = model.forward.__func__
+
+    @functools.wraps(function)
+    def doubled(self: nn.Module, x: Tensor) -> Tensor:
+        return function(self, x) * 2
+
+    model.forward = types.MethodType(doubled, model)
+
+
+def test_converted_again_under_a_forward_of_its_own(x: Tensor) -> None:
+    model = MLP()
+    wanted = model.eval()(x) * 2
+    sparsedrop.convert(model, **FAST)
+    wrap_forward(model)
+    sparsedrop.convert(model, **FAST | {"kind": "balanced"})
+    assert torch.equal(model(x), wanted)
+    assert drops_blocks(model.train()(x))
+    assert torch.equal(sparsedrop.revert(model.eval())(x), wanted)
+    assert not drops_blocks(model.train()(x))
+    sparsedrop.convert(model, **FAST)
+    assert drops_blocks(model(x))
+    assert torch.equal(model.eval()(x), wanted)
+
+
+def test_patterns_under_a_forward_of_its_own(x: Tensor) -> None:
+    model = sparsedrop.convert(MLP(), exclude="drop2", **FAST)
+    wrap_forward(model)
+    assert not drops_blocks(model(x))
+    rows = sparsedrop.explain(model, x).to_dict()["sites"]
+    assert [(row["module"], row["decision"]) for row in rows] == [("drop1", "fused"), ("drop2", "left")]
 
 
 def test_hooks_and_keywords(x: Tensor) -> None:

@@ -205,6 +205,14 @@ def gelu_new(m: Form, x: Tensor) -> Tensor:
     return m.fc2(F.dropout(y, P))
 
 
+@form(("B", IN), ("B", IN))
+def infinite_slope_at_zero(m: Form, x: Tensor) -> Tensor:
+    """A zero would send NaN to the factor: 0 (the dropout's gradient) times ∞."""
+    y = F.linear(x, m.w).abs() * m.b.abs()
+    z = m.fc1(x).abs() * m.b.abs()
+    return m.fc2(F.dropout(y.sqrt(), P)) + m.fc2(F.dropout(z**0.5, P))
+
+
 @form(("B", BOTH))
 def gated(m: Form, x: Tensor) -> Tensor:
     return m.fc2(F.dropout(F.silu(F.linear(x, m.w)) * F.linear(x, m.v.t(), m.b), P))
@@ -323,6 +331,11 @@ def dead(m: Form, x: Tensor) -> Tensor:
 def dead_between(m: Form, x: Tensor) -> Tensor:
     y = F.dropout(F.relu(F.dropout(m.fc1(x), 0.0)), P)
     return m.fc2(F.dropout(y, 0.3, False))
+
+
+@form(("G", None), ("G", None))
+def live_feature_and_alpha(m: Form, x: Tensor) -> Tensor:
+    return m.fc1(F.alpha_dropout(F.dropout1d(x, P), P, True))
 
 
 @form()

@@ -73,8 +73,10 @@ def convert(
     current = conversion_of(model)
     if current is not None and current.options == options:
         return model
+    # A forward that was set after a conversion (by accelerate) calls the class's, and so must stay around it.
+    around = (current is not None and current.forward is None) or _calls_converted(model.__dict__.get("forward"))
     revert(model)
-    model.__dict__[_ATTRIBUTE] = Conversion(options, model.__dict__.pop("forward", None))
+    model.__dict__[_ATTRIBUTE] = Conversion(options, None if around else model.__dict__.pop("forward", None))
     model.__class__ = _converted_class(type(model))
     return model
 
@@ -143,7 +145,7 @@ def _converted_class(original: type[nn.Module]) -> type[nn.Module]:
 
     @functools.wraps(original.forward)
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-        conversion = self._sparsedrop
+        conversion = getattr(self, _ATTRIBUTE, None)  # none where a forward set before `revert` still comes here
         if conversion is None:
             return original.forward(self, *args, **kwargs)
         if conversion.forward is not None:
@@ -181,6 +183,16 @@ def _converted_class(original: type[nn.Module]) -> type[nn.Module]:
     converted: type[nn.Module] = metaclass(original.__name__, (original,), body)
     _originals[converted] = original
     return converted
+
+
+def _calls_converted(forward: Any) -> bool:
+    """Whether a forward is a wrapper around that of a converted class."""
+    while forward is not None:
+        function = getattr(forward, "__func__", forward)
+        if any(vars(made)["forward"] is function for made in _originals):
+            return True
+        forward = getattr(forward, "__wrapped__", None)
+    return False
 
 
 def _own_forward(model: Any, *args: Any, **kwargs: Any) -> Any:

@@ -76,7 +76,10 @@ def _find(node: fx.Node) -> tuple[nn.Module | None, Any]:
     source: Any = LocalSource(name) if kind == "L" else GlobalSource(name)
     for part in path_parts(rest):
         children = getattr(module, "_modules", {})
-        if part not in children:
+        if part in children:
+            module, source = children[part], DictGetItemSource(AttrSource(source, "_modules"), part)
+        elif hasattr(module, part):  # the way through a forward set on the instance: forward.__self__
+            module, source = getattr(module, part), AttrSource(source, part)
+        else:
             return None, None
-        module, source = children[part], DictGetItemSource(AttrSource(source, "_modules"), part)
     return (module, source) if isinstance(module, nn.Module) else (None, None)
