@@ -222,3 +222,12 @@ def test_names_are_those_of_named_modules(name: str) -> None:
         fused = [row["module"] for row in excluded if row["decision"] == "fused"]
         assert fused
         assert all(module.startswith("decoder") for module in fused)
+
+
+def test_inputs_stay_what_they_were():
+    x = torch.randn(4, 64)
+    before = x.clone()
+    model = nn.Sequential(nn.Dropout(0.5, inplace=True), nn.Linear(64, 64))
+    sparsedrop.explain(model, x)
+    sparsedrop.explain(nn.Sequential(model), input=x[1:])
+    assert torch.equal(x, before)

@@ -16,15 +16,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 
 @contextlib.contextmanager
-def as_found(model: nn.Module) -> Iterator[Originals]:
-    """Training mode inside; modes, parameters, buffers, gradients and random states as before outside.
+def as_found(model: nn.Module, inputs: Any = ()) -> Iterator[Originals]:
+    """Training mode inside; modes, parameters, buffers, gradients, random states and ``inputs`` as before outside.
 
     Of the parameters only those are kept that are written to while the yielded mode is on.
     """
     modes = {module: module.training for module in model.modules()}
     tables: list[tuple[Any, Any]]
     tables = [(table, dict(table)) for module in modes for table in (module._parameters, module._buffers)]
-    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    given = [x for x in pytree.tree_leaves(inputs) if isinstance(x, Tensor) and x.layout == torch.strided]
+    copies = [(tensor, tensor.detach().clone()) for tensor in (*model.buffers(), *given)]
     grads = {parameter: parameter.grad for parameter in model.parameters()}
     originals = Originals(model)
     python, numpy = random.getstate(), sys.modules.get("numpy")
@@ -40,7 +41,7 @@ def as_found(model: nn.Module) -> Iterator[Originals]:
             for table, entries in tables:
                 table.clear()
                 table.update(entries)
-            for tensor, saved in [*buffers, *originals.saved.values()]:
+            for tensor, saved in [*copies, *originals.saved.values()]:
                 if not torch.equal(tensor, saved):
                     with torch.no_grad():
                         tensor.copy_(saved)

@@ -23,7 +23,7 @@ def explain(model: nn.Module, *args: Any, options: Mapping[str, Any] | None = No
     """What happens to each dropout of ``model`` in training, found by running it on ``args`` and ``kwargs``.
 
     A converted model is explained with its own options, another with ``options`` (those of `convert`). The model is
-    left as it was. Prints as a table; ``.to_dict()`` has the same as data.
+    left as it was, and so are the inputs. Prints as a table; ``.to_dict()`` has the same as data.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"explain takes a torch.nn.Module and its inputs, got {type(model).__name__}")
@@ -35,7 +35,7 @@ def explain(model: nn.Module, *args: Any, options: Mapping[str, Any] | None = No
     chosen = conversion.options if conversion is not None else Options.parse(options or {})
     chosen.warn_unmatched(name for name, _ in model.named_modules())
     recorder = Recorder(chosen, model)
-    with as_found(model) as originals, torch.enable_grad():
+    with as_found(model, (args, kwargs)) as originals, torch.enable_grad():
         with originals:
             flops, called = _measure(model, args, kwargs)
         with _isolated():
