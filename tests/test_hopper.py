@@ -14,7 +14,7 @@ if not torch.cuda.is_available() or torch.cuda.get_device_capability() != (9, 0)
     pytest.skip("there is no Hopper GPU", allow_module_level=True)
 
 from torch_sparsedrop.providers import hopper
-from torch_sparsedrop.providers.cuda import matmul
+from torch_sparsedrop.providers.cuda import matmul, ready
 from torch_sparsedrop.providers.hopper import launch
 
 pytestmark = pytest.mark.gpu
@@ -27,7 +27,7 @@ def at_any_size(monkeypatch):
     """The kernel also where another is faster, and new tensors full of NaN."""
     monkeypatch.setenv("SPARSEDROP_GPU", "hopper")
     matmul.forget()
-    monkeypatch.setattr(matmul, "_told", set())
+    monkeypatch.setattr(ready, "_told", set())
     torch.use_deterministic_algorithms(True, warn_only=True)
     yield
     torch.use_deterministic_algorithms(False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import warnings
 
 import pytest
 
@@ -80,3 +81,15 @@ def test_parameters_are_those_of_the_compiled_kernel(ask) -> None:
     kernels = [name for name, *_ in lines]
     assert {name: kernels.count(name) for name in kernels} == {"matmul": 12, "add_parts": 6, "make_plan": 4}
     assert {int(maps) for name, _, maps in lines if name == "matmul"} == {0, 2, 3}
+
+
+def test_a_kernel_that_the_native_part_cannot_start_is_told_once(monkeypatch):
+    from torch_sparsedrop.providers.cuda import ready
+    from torch_sparsedrop.providers.triton import start
+
+    monkeypatch.setattr(ready, "_told", set())
+    with pytest.warns(UserWarning, match="Triton starts its kernels itself.*no attribute 'metadata'"):
+        assert start.native(object(), (1, 1, 1), (), ()) is None
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert start.native(object(), (1, 1, 1), (), ()) is None

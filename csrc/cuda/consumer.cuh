@@ -1,5 +1,5 @@
 // The warps that multiply, in two groups, each with half of a tile's lines of A. They see tiles and steps, but never a mask.
-// The groups do not wait for each other: while one stores, the other has the tensor cores for itself.
+// The groups wait for each other only where they take parts of a sum.
 #pragma once
 
 #include "epilogue.cuh"
@@ -115,7 +115,7 @@ __device__ void consume(Shared& shared, const Arguments& args, const Maps& maps)
     if (tile.whole) {
       if (args.bias) bias.share(shared.bias[group]);
       if (tile.peers > 0) take_parts(args, c, tile.peers, halves);
-      // Every warp of the group is done with its lines of A in the last step's stage.
+      // Every warp of the group is done with its lines of A in the last step's stage, and its stores with the staging.
       meet(2 + group, 128);
       char *const first = shared.staging[group], *const second = shared.stages[held.slot] + group * (kABytes / 2);
       store_half(shared, maps, tile, c, 0, first, second, scale, scale_2, args.bias != nullptr);

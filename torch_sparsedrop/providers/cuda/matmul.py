@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,7 +16,7 @@ from ..hopper import launch as hopper
 from ..triton import launch as triton
 from . import device as devices
 from .problem import Mask, Operand, Spec
-from .ready import NATIVE, Ready
+from .ready import NATIVE, Ready, tell
 
 # Launches by all that they and the arguments' checks depend on; repeated calls look up nothing else.
 _known: dict[Any, Any] = {}
@@ -148,20 +147,10 @@ def _launch(spec: Spec) -> Any:
         except RuntimeError as error:
             if wanted == "hopper":
                 raise
-            _tell(f"the Hopper kernel does not start, Triton's serve instead: {error}")
+            tell(f"the Hopper kernel does not start, Triton's serve instead: {error}")
     elif wanted == "hopper":
-        _tell(f"SPARSEDROP_GPU=hopper, but Triton serves what the Hopper kernel does not: {reason}")
+        tell(f"SPARSEDROP_GPU=hopper, but Triton serves what the Hopper kernel does not: {reason}")
     return triton.Launch(spec)
-
-
-_told: set[str] = set()
-
-
-def _tell(text: str) -> None:
-    """Once for each text."""
-    if text not in _told:
-        _told.add(text)
-        warnings.warn(f"torch_sparsedrop: {text}", stacklevel=2)
 
 
 def _common(x: Tensor) -> tuple[torch.device, torch.dtype, str]:

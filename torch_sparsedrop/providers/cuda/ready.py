@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -62,3 +63,13 @@ def failed(error: Exception) -> list[Tensor]:
 
 def _bytes(data: bytes) -> Tensor:
     return torch.frombuffer(bytearray(data), dtype=torch.uint8)
+
+
+_told: set[str] = set()
+
+
+def tell(text: str) -> None:
+    """Once for each text: another kernel or way serves than could be expected."""
+    if text not in _told:
+        _told.add(text)
+        warnings.warn(f"torch_sparsedrop: {text}", stacklevel=2)
