@@ -75,6 +75,20 @@ struct Task {
   }
 };
 
+// A tile's bias, by one warp.
+__device__ __forceinline__ void fetch_bias(Tile& tile, const Arguments& args) {
+  constexpr int each = kTileB / 32;
+  const int mine = threadIdx.x % 32 * each;
+  __syncwarp();
+  const int first = tile.column[mine / kSlab] + mine % kSlab;
+  unsigned short values[each];
+#pragma unroll
+  for (int i = 0; i < each; ++i) values[i] = first + i < args.size_b ? static_cast<const unsigned short*>(args.bias)[first + i] : 0;
+#pragma unroll
+  for (int i = 0; i < each; ++i) tile.bias[mine + i] = values[i];
+  __syncwarp();
+}
+
 __device__ void produce(Shared& shared, const Arguments& args, const Maps& maps) {
   const bool speaks = elect_one();
   Ring<kStages> stage;
@@ -84,18 +98,19 @@ __device__ void produce(Shared& shared, const Arguments& args, const Maps& maps)
   bool more = next.take(walker, args);
   while (more) {
     task = next;
-    wait(shared.tile_empty[slot.slot], slot.parity ^ 1);
+    wait(shared.tile_empty[slot.slot()], slot.parity() ^ 1);
     if (speaks) {
-      Tile& tile = shared.tiles[slot.slot];
+      Tile& tile = shared.tiles[slot.slot()];
       tile.line = task.a;
 #pragma unroll
       for (int i = 0; i < 4; ++i) tile.column[i] = task.column[i];
       tile.slabs = task.slabs;
       tile.steps = task.work.count;
       tile.peers = task.work.peers;
-      tile.whole = task.work.whole;
-      arrive(shared.tile_full[slot.slot]);
+      tile.stores = task.work.whole ? task.slabs : 0;
     }
+    if (args.bias) fetch_bias(shared.tiles[slot.slot()], args);
+    if (speaks) arrive(shared.tile_full[slot.slot()]);
     slot.advance();
 
     const int end = args.walk.block, halves = task.work.tile.halves();
@@ -104,8 +119,8 @@ __device__ void produce(Shared& shared, const Arguments& args, const Maps& maps)
     const int look = min(kStages, task.work.count) - 1;
 #pragma unroll 1
     for (int step = 0; step < task.work.count; ++step) {
-      wait(shared.empty[stage.slot], stage.parity ^ 1);
-      if (speaks) load_step(maps, shared.stages[stage.slot], shared.full[stage.slot], task.column, halves, task.a, t + within);
+      wait(shared.empty[stage.slot()], stage.parity() ^ 1);
+      if (speaks) load_step(maps, shared.stages[stage.slot()], shared.full[stage.slot()], task.column, halves, task.a, t + within);
       stage.advance();
       within += kStep;
       if (within == end) within = 0, t = task.next_block(args);
@@ -113,10 +128,10 @@ __device__ void produce(Shared& shared, const Arguments& args, const Maps& maps)
     }
     __syncwarp();
   }
-  wait(shared.tile_empty[slot.slot], slot.parity ^ 1);
+  wait(shared.tile_empty[slot.slot()], slot.parity() ^ 1);
   if (speaks) {
-    shared.tiles[slot.slot].steps = 0;  // the end
-    arrive(shared.tile_full[slot.slot]);
+    shared.tiles[slot.slot()].steps = 0;  // the end
+    arrive(shared.tile_full[slot.slot()]);
   }
 }
 
