@@ -66,11 +66,7 @@ __device__ void consume(Shared& shared, const Arguments& args, const Maps& maps)
       finish_tile<64>(shared, args, maps, tile, now, stage, outgoing);
     now.advance();
   }
-  outgoing.send<0>(shared, maps, now);
-  outgoing.send<1>(shared, maps, now);
-  outgoing.send<2>(shared, maps, now);
-  outgoing.send<3>(shared, maps, now);
-  wait_stores_read();
+  outgoing.flush(shared, maps, now);
   give_nothing(shared);
 }
 

@@ -42,12 +42,11 @@ struct Outgoing {
     }
   }
 
-  // The slab before it has been read from the staging when this one is written there.
+  // A slab, under the multiplications of the tile after it. The staging is free when the slab before has been read from there.
   template <int Slab>
-  __device__ __forceinline__ void send(Shared& shared, const Maps& maps, const Ring<kTilesAhead>& now) {
+  __device__ __forceinline__ void send(Shared& shared, const Maps& maps, const Ring<kTilesAhead>& now) const {
     if (now.turn == 0) return;
-    const int slot = now.slot_before();
-    const Tile& tile = shared.tiles[slot];
+    const Tile& tile = shared.tiles[now.slot_before()];
     if (Slab < tile.stores) {
       char* const staging = shared.staging[group()];
       wait_stores_read();
@@ -55,16 +54,36 @@ struct Outgoing {
       stage_slab<kTransposed>(staging, pairs + 16 * Slab);
       publish_shared();
       meet(2 + group(), 128);
-      if (threadIdx.x / 32 % 4 == 0 && elect_one()) {
-        const int line = tile.line + group() * 64, column = tile.column[Slab];
-        store_box(maps.c, kTransposed ? line : column, kTransposed ? column : line, staging);
-        commit_stores();
-      }
+      if (threadIdx.x / 32 % 4 == 0 && elect_one()) store(maps, tile, Slab, staging);
     }
     if constexpr (Slab == 3) {
       __syncwarp();
-      if (threadIdx.x % 32 == 0) arrive(shared.tile_empty[slot]);
+      if (threadIdx.x % 32 == 0) arrive(shared.tile_empty[now.slot_before()]);
     }
+  }
+
+  // All at once, when nothing is left to multiply: by way of the stages, where each group has lines of A that nobody else reads.
+  __device__ __forceinline__ void flush(Shared& shared, const Maps& maps, const Ring<kTilesAhead>& now) const {
+    static_assert(kStages >= 4, "a stage for each slab");
+    if (now.turn == 0) return;
+    const Tile& tile = shared.tiles[now.slot_before()];
+    const int mine = threadIdx.x / 32 % 4;
+    const auto staging = [&](int slab) { return shared.stages[slab] + group() * (kABytes / 2); };
+    meet(2 + group(), 128);
+#pragma unroll
+    for (int slab = 0; slab < 4; ++slab)
+      if (slab < tile.stores) stage_slab<kTransposed>(staging(slab), pairs + 16 * slab);
+    publish_shared();
+    meet(2 + group(), 128);
+    if (mine < tile.stores && elect_one()) store(maps, tile, mine, staging(mine));
+    wait_stores_read();
+  }
+
+ private:
+  __device__ __forceinline__ static void store(const Maps& maps, const Tile& tile, int slab, const char* from) {
+    const int line = tile.line + group() * 64, column = tile.column[slab];
+    store_box(maps.c, kTransposed ? line : column, kTransposed ? column : line, from);
+    commit_stores();
   }
 };
 

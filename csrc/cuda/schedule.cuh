@@ -11,7 +11,7 @@ namespace sparsedrop {
 
 constexpr int kShortest = 4;           // steps: a part below that is not worth its traffic
 constexpr int kPartCost = 18;          // what giving and taking a part costs, in steps
-constexpr int kTileSteps = 2;          // what a tile costs besides its own steps
+constexpr int kTileSteps = 1;          // what a tile costs besides its own steps
 constexpr int kWhole = 5, kHalf = 3;   // cost of a step of a tile with both halves and with one
 
 struct alignas(16) Row {
