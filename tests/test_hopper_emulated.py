@@ -73,7 +73,7 @@ def test_random_problems(emulator, first, blocks, sizes):
         (("consumer.cuh", "wait(shared.full[stage.slot()], stage.parity());", ""), (264, 0), 5),
         # Gives back what is being read: by a multiplication, by a store.
         (("consumer.cuh", "wgmma_wait<1>();", ""), (500, 0), 5),
-        (("epilogue.cuh", "      wait_stores_read();\n      meet(2 + group(), 128);\n", ""), (500, 0), 5),
+        (("epilogue.cuh", "      wait_stores_read();\n      meet(2 + group(), 128);\n", ""), (500, 0), 1),
         # Describes a tile before the last one has left.
         (("producer.cuh", "wait(shared.tile_empty[slot.slot()], slot.parity() ^ 1);", ""), (500, 0), 1),
         # Never gives it back.
