@@ -66,24 +66,26 @@ def test_random_problems(emulator, first, blocks, sizes):
 
 
 @pytest.mark.parametrize(
-    ("change", "sizes"),
+    ("change", "sizes", "blocks"),
     [
         # Loads into what is being read, and reads what is not there yet.
-        (("producer.cuh", "wait(shared.empty[stage.slot], stage.parity ^ 1);", ""), (700, 0)),
-        (("consumer.cuh", "wait(shared.full[stage.slot], stage.parity);", ""), (264, 0)),
+        (("producer.cuh", "wait(shared.empty[stage.slot()], stage.parity() ^ 1);", ""), (700, 0), 5),
+        (("consumer.cuh", "wait(shared.full[stage.slot()], stage.parity());", ""), (264, 0), 5),
         # Gives back what is being read: by a multiplication, by a store.
-        (("consumer.cuh", "wgmma_wait<1>();", ""), (500, 0)),
-        (("consumer.cuh", "        wait_stores_read();\n        meet(2 + group, 128);\n", ""), (500, 0)),
+        (("consumer.cuh", "wgmma_wait<1>();", ""), (500, 0), 5),
+        (("epilogue.cuh", "      wait_stores_read();\n      meet(2 + group(), 128);\n", ""), (500, 0), 1),
+        # Describes a tile before the last one has left.
+        (("producer.cuh", "wait(shared.tile_empty[slot.slot()], slot.parity() ^ 1);", ""), (500, 0), 1),
         # Never gives it back.
-        (("consumer.cuh", "if (speaks) arrive(shared.empty[before]);", ""), (500, 0)),
+        (("consumer.cuh", "if (threadIdx.x % 32 == 0) arrive(shared.empty[before]);", ""), (500, 0), 5),
         # Parts that nobody hears of, or that nobody takes.
-        (("parts.cuh", "set_flag(args.flags + blockIdx.x, args.ticket);", ""), DIVIDED),
-        (("consumer.cuh", "take_parts(args, c, tile.peers, halves);", ""), DIVIDED),
+        (("parts.cuh", "set_flag(args.flags + blockIdx.x, args.ticket);", ""), DIVIDED, 5),
+        (("consumer.cuh", "if (tile.peers > 0) take_parts(args, c, tile.peers);", ""), DIVIDED, 5),
     ],
-    ids=lambda it: it[1].strip()[:30] if len(it) == 3 else "",
+    ids=lambda it: it[1].strip()[:30] if isinstance(it, tuple) and len(it) == 3 else "",
 )
-def test_emulator_notices(emulator, change, sizes):
+def test_emulator_notices(emulator, change, sizes, blocks):
     """A kernel that does not wait, or waits for ever, fails in some order of events."""
-    done = emulator.run(*range(3), sizes=sizes, change=change)
+    done = emulator.run(*range(3), blocks=blocks, sizes=sizes, change=change)
     assert done.returncode != 0
     assert "AssertionError" in done.stderr or "hangs" in done.stderr, done.stderr

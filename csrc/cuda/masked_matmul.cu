@@ -14,6 +14,8 @@ extern "C" __global__ void __launch_bounds__(sparsedrop::kThreads, 1)
     for (int i = 0; i < kTilesAhead; ++i) init(shared.tile_full[i], 1), init(shared.tile_empty[i], kMathThreads / 32);
     init(shared.given, kMathThreads);
     shared.gives = false;
+    shared.bias_scale = args.scale_2 ? *args.scale_2 : 1.f;
+    shared.scale = args.scale_1 ? *args.scale_1 * shared.bias_scale : shared.bias_scale;
     publish_barriers();
     prefetch(maps.a), prefetch(maps.b), prefetch(maps.c);
   }

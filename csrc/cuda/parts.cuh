@@ -13,24 +13,32 @@ __device__ __forceinline__ float4* part_of(const Arguments& args, int block) {
 }
 
 // The beginning of a tile that another thread block completes. `given` tells a thread that publishes it.
-__device__ __forceinline__ void give_part(const Arguments& args, const float (&c)[128], int halves, Barrier& given) {
+template <int Sums>
+__device__ __forceinline__ void give_part(Shared& shared, const Arguments& args, const float (&c)[Sums]) {
   float4* to = part_of(args, blockIdx.x);
 #pragma unroll
-  for (int i = 0; i < 32; ++i)
-    if (i < 16 * halves) __stcg(to + i * kMathThreads, make_float4(c[4 * i], c[4 * i + 1], c[4 * i + 2], c[4 * i + 3]));
-  arrive(given);
+  for (int i = 0; i < Sums / 4; ++i)
+    __stcg(to + i * kMathThreads, make_float4(c[4 * i], c[4 * i + 1], c[4 * i + 2], c[4 * i + 3]));
+  if (threadIdx.x == 128) shared.gives = true;
+  arrive(shared.given);
+}
+
+// At the end, so that the thread that publishes need not wait for a part that never comes.
+__device__ __forceinline__ void give_nothing(Shared& shared) {
+  meet(1, kMathThreads);
+  if (!shared.gives) arrive(shared.given);
 }
 
 // Adds what others summed, in the order of the sum, so that the same masks give the same bits. Those others have a lower
 // index, so they started no later, and each gives its part before it waits for another's: all come to an end.
-__device__ __forceinline__ void take_parts(const Arguments& args, float (&c)[128], int peers, int halves) {
+template <int Sums>
+__device__ __forceinline__ void take_parts(const Arguments& args, float (&c)[Sums], int peers) {
 #pragma unroll 1
   for (int block = blockIdx.x - peers; block < static_cast<int>(blockIdx.x); ++block) {
     wait_flag(args.flags + block, args.ticket);
     const float4* from = part_of(args, block);
 #pragma unroll
-    for (int i = 0; i < 32; i += kAtOnce) {
-      if (i >= 16 * halves) break;
+    for (int i = 0; i < Sums / 4; i += kAtOnce) {
       float4 part[kAtOnce];
 #pragma unroll
       for (int j = 0; j < kAtOnce; ++j) part[j] = __ldcg(from + (i + j) * kMathThreads);

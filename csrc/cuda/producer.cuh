@@ -44,36 +44,68 @@ struct Task {
 
   __device__ __forceinline__ bool take(Walker& walker, const Arguments& args) {
     if (!walker.next(work)) return false;
-    const int row = work.tile.row, panel = divide_small(row, args.rows), rank = args.first_row + row - panel * args.rows;
-    const int before = panel * kPanel + 4 * work.tile.tile;
-    a = (work.row.line * args.rows_per_block + (rank - divide_small(rank, args.rows_per_block) * args.rows_per_block)) * kTileA;
-    slabs = min(work.row.slabs - 4 * work.tile.tile, 4);
+    const Row& row = walker.row(work.row);
+    const int panel = divide_small(work.row, args.rows), rank = args.first_row + work.row - panel * args.rows;
+    const int before = panel * kPanel + 4 * work.tile;
+    a = (row.line * args.rows_per_block + (rank - divide_small(rank, args.rows_per_block) * args.rows_per_block)) * kTileA;
+    slabs = min(row.slabs - 4 * work.tile, 4);
     at = work.first / (args.walk.block / kStep);
-    fetch_blocks(args);
-    const int mine = column_of(args, work.row.line, before + threadIdx.x % 32, before + slabs);
+    fetch_blocks(row, args);
+    const int mine = column_of(args, row.line, before + threadIdx.x % 32, before + slabs);
 #pragma unroll
     for (int i = 0; i < 4; ++i) column[i] = __shfl_sync(~0u, mine, i);
     return true;
   }
 
   // Where no block is left, one outside.
-  __device__ __forceinline__ void fetch_blocks(const Arguments& args) {
+  __device__ __forceinline__ void fetch_blocks(const Row& row, const Arguments& args) {
     const int mine = at / 32 * 32 + threadIdx.x % 32;
-    if (mine >= work.row.steps / (args.walk.block / kStep))
+    if (mine >= row.steps / (args.walk.block / kStep))
       blocks = divide_up(args.terms, args.walk.block) + 1;
     else
-      blocks = args.walk.plan ? args.walk.plan[args.walk.index + work.row.line * args.walk.length + mine] : mine;
+      blocks = args.walk.plan ? args.walk.plan[args.walk.index + row.line * args.walk.length + mine] : mine;
   }
 
   __device__ __forceinline__ int first_term(const Arguments& args) const {
     return __shfl_sync(~0u, blocks, at % 32) * args.walk.block;
   }
 
-  __device__ __forceinline__ int next_block(const Arguments& args) {
-    if (++at % 32 == 0) fetch_blocks(args);
+  __device__ __forceinline__ int next_block(const Walker& walker, const Arguments& args) {
+    if (++at % 32 == 0) fetch_blocks(walker.row(work.row), args);
     return first_term(args);
   }
 };
+
+// A tile's bias, by one warp.
+__device__ __forceinline__ void fetch_bias(Tile& tile, const Arguments& args) {
+  const auto* const bias = static_cast<const unsigned short*>(args.bias);
+  __syncwarp();
+#pragma unroll
+  for (int i = threadIdx.x % 32; i < kTileB; i += 32) {
+    const int at = tile.column[i / kSlab] + i % kSlab;
+    tile.bias[i] = at < args.size_b ? bias[at] : 0;
+  }
+  __syncwarp();
+}
+
+// Tells the multiplying warps of a tile.
+__device__ __forceinline__ void announce(Shared& shared, const Arguments& args, const Task& task, Ring<kTilesAhead>& slot,
+                                         bool speaks) {
+  Tile& tile = shared.tiles[slot.slot()];
+  wait(shared.tile_empty[slot.slot()], slot.parity() ^ 1);
+  if (speaks) {
+    tile.line = task.a;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) tile.column[i] = task.column[i];
+    tile.slabs = task.slabs;
+    tile.steps = task.work.count;
+    tile.peers = task.work.peers;
+    tile.stores = task.work.whole ? task.slabs : 0;
+  }
+  if (args.bias) fetch_bias(tile, args);
+  if (speaks) arrive(shared.tile_full[slot.slot()]);
+  slot.advance();
+}
 
 __device__ void produce(Shared& shared, const Arguments& args, const Maps& maps) {
   const bool speaks = elect_one();
@@ -84,39 +116,27 @@ __device__ void produce(Shared& shared, const Arguments& args, const Maps& maps)
   bool more = next.take(walker, args);
   while (more) {
     task = next;
-    wait(shared.tile_empty[slot.slot], slot.parity ^ 1);
-    if (speaks) {
-      Tile& tile = shared.tiles[slot.slot];
-      tile.line = task.a;
-#pragma unroll
-      for (int i = 0; i < 4; ++i) tile.column[i] = task.column[i];
-      tile.slabs = task.slabs;
-      tile.steps = task.work.count;
-      tile.peers = task.work.peers;
-      tile.whole = task.work.whole;
-      arrive(shared.tile_full[slot.slot]);
-    }
-    slot.advance();
-
-    const int end = args.walk.block, halves = task.work.tile.halves();
+    const int end = args.walk.block;
     int within = task.work.first * kStep % end, t = task.first_term(args);
     // The next tile is looked up while this one's loads are on their way.
     const int look = min(kStages, task.work.count) - 1;
 #pragma unroll 1
     for (int step = 0; step < task.work.count; ++step) {
-      wait(shared.empty[stage.slot], stage.parity ^ 1);
-      if (speaks) load_step(maps, shared.stages[stage.slot], shared.full[stage.slot], task.column, halves, task.a, t + within);
+      wait(shared.empty[stage.slot()], stage.parity() ^ 1);
+      if (speaks)
+        load_step(maps, shared.stages[stage.slot()], shared.full[stage.slot()], task.column, task.work.halves, task.a, t + within);
       stage.advance();
       within += kStep;
-      if (within == end) within = 0, t = task.next_block(args);
+      if (within == end) within = 0, t = task.next_block(walker, args);
+      if (step == 0) announce(shared, args, task, slot, speaks);
       if (step == look) more = next.take(walker, args);
     }
     __syncwarp();
   }
-  wait(shared.tile_empty[slot.slot], slot.parity ^ 1);
+  wait(shared.tile_empty[slot.slot()], slot.parity() ^ 1);
   if (speaks) {
-    shared.tiles[slot.slot].steps = 0;  // the end
-    arrive(shared.tile_full[slot.slot]);
+    shared.tiles[slot.slot()].steps = 0;  // the end
+    arrive(shared.tile_full[slot.slot()]);
   }
 }
 

@@ -11,8 +11,8 @@ namespace sparsedrop {
 
 constexpr int kShortest = 4;           // steps: a part below that is not worth its traffic
 constexpr int kPartCost = 18;          // what giving and taking a part costs, in steps
-constexpr int kTileSteps = 2;          // what a tile costs besides its own steps
-constexpr int kWhole = 5, kHalf = 3;   // cost of a step of a tile with both halves and with one
+constexpr int kTileSteps = 1;          // what a tile costs besides its own steps
+constexpr int kWhole = 5, kHalf = 4;   // cost of a step of a tile with both halves and with one, which waits for its data
 
 struct alignas(16) Row {
   int tiles, cost;  // before the row
@@ -28,15 +28,6 @@ struct Schedule {
 struct Counts {
   unsigned short steps[kMostLines], slabs[kMostLines], order[kMostLines];
   int sums[2][32];
-};
-
-struct Place {
-  int row, tile;   // in the schedule, in the row
-  int start;       // cost before the tile
-  int steps, step_cost;  // a row without terms sums zeros: one step outside the matrices
-  __device__ __forceinline__ int end() const { return start + (steps + kTileSteps) * step_cost; }
-  __device__ __forceinline__ int step_at(int cost) const { return min((cost - start) / step_cost, steps); }
-  __device__ __forceinline__ int halves() const { return step_cost == kWhole ? 2 : 1; }
 };
 
 __device__ __forceinline__ int divide_up(int a, int b) { return (a + b - 1) / b; }
@@ -109,11 +100,19 @@ __device__ __forceinline__ void make_schedule(Schedule& s, Counts& counts, const
   __syncthreads();
 }
 
+// A step of a tile, both counted in the order of the schedule.
+struct Spot {
+  int tile, step;
+  __device__ __forceinline__ bool before(const Spot& other) const {
+    return tile < other.tile || (tile == other.tile && step < other.step);
+  }
+};
+
 // What one thread block does next.
 struct Work {
-  Row row;
-  Place tile;
-  int first, count;  // steps
+  int row, tile;     // in the schedule, in the row
+  int halves;        // of the tile
+  int first, count;  // steps; a row without terms sums zeros: one step outside the matrices
   int peers;         // thread blocks just before this one that summed the tile's beginning
   bool whole;        // whether the tile's end is here
 };
@@ -126,102 +125,92 @@ class Walker {
     const int rounds = divide_small(tiles + blocks - 1, blocks), longest = kWhole * (s.rows[0].steps + kTileSteps);
     const int mean = static_cast<int>(__fdividef(static_cast<float>(cost), static_cast<float>(max(tiles, 1))));
     whole_ = tiles;
-    begin_ = cost;
     // Rounds run forth and back over tiles from long to short, which evens out all but a single one.
     const int uneven = rounds > 1 ? (longest - mean) / 4 : longest - mean;
     if (rounds * mean + uneven <= static_cast<int>(__fdividef(static_cast<float>(cost), static_cast<float>(blocks))) + kPartCost * kWhole) return;
     whole_ = max(divide_small(tiles, blocks) - 1, 0) * blocks;
-    begin_ = whole_ == 0 ? 0 : tile_at(whole_).start;
-    const int divided = cost - begin_;
-    sharers_ = min(blocks, divided / (2 * kShortest * kWhole));
-    sharers_ = max(sharers_, 1);
-    share_ = divided / sharers_, rest_ = divided % sharers_;
-    if (static_cast<int>(blockIdx.x) >= sharers_ || divided == 0) return;
-    at_ = border(blockIdx.x), end_ = border(blockIdx.x + 1);
-    if (at_ == end_) return;
-    // Its first tile may have begun elsewhere: that one comes last, when those who began it are done with it.
-    tail_ = cost_at(at_);
-    if (at_ > tail_.start) {
-      tail_first_ = tail_.step_at(at_);
-      at_ = min(end_, tail_.end());
-      tail_last_ = tail_.step_at(at_);
+    int begin = 0;
+    if (whole_ > 0) {
+      const int row = row_at(s, rows, &Row::tiles, whole_);
+      begin = start_of(row, whole_ - s.rows[row].tiles);
     }
+    const int divided = cost - begin, sharers = max(min(blocks, divided / (2 * kShortest * kWhole)), 1);
+    const int share = divided / sharers, rest = divided - share * sharers;
+    const auto border = [=](int block) { return block >= sharers ? cost : begin + share * block + min(block, rest); };
+    const int block = blockIdx.x;
+    if (block >= sharers || divided == 0) return;
+    at_ = spot_at(s, rows, border(block)), end_ = spot_at(s, rows, border(block + 1));
+    if (at_.step == 0) return;
+    // Its first tile began elsewhere: that one comes last, when those who began it are done with it.
+    tail_ = at_;
+    at_ = {tail_.tile + 1, 0};
+    tail_end_ = end_.step;
+    if (tail_.tile == end_.tile) return;
+    tail_end_ = kLongest;
+    const int row = row_at(s, rows, &Row::tiles, tail_.tile), tile = tail_.tile - s.rows[row].tiles;
+    const int inside = start_of(row, tile) + kShortest * step_cost(halves_of(s.rows[row], tile));
+    do ++peers_;
+    while (border(block - peers_) >= inside);
   }
 
   __device__ __forceinline__ bool next(Work& work) {
-    const int blocks = gridDim.x, block = blockIdx.x, tile = round_ * blocks + (round_ % 2 ? blocks - 1 - block : block);
-    if (round_ * blocks < whole_) {
-      ++round_;
-      if (tile < whole_) {
-        const Place place = tile_at(tile);
-        work = {row(place.row), place, 0, place.steps, 0, true};
-        return true;
-      }
+    const int blocks = gridDim.x, block = blockIdx.x;
+    Spot from = {round_ * blocks + (round_ % 2 ? blocks - 1 - block : block), 0};
+    int last = kLongest;
+    if (round_ * blocks < whole_ && (++round_, from.tile < whole_)) {
+    } else if (at_.before(end_)) {
+      from = at_;
+      if (from.tile == end_.tile) last = end_.step;
+      at_ = {from.tile + 1, 0};
+    } else if (tail_end_ > tail_.step) {
+      from = tail_, last = tail_end_;
+      tail_end_ = 0;
+    } else {
+      return false;
     }
-    if (at_ < end_) {
-      const Place place = cost_at(at_);
-      const int last = place.step_at(min(end_, place.end()));
-      work = {row(place.row), place, 0, last, 0, last == place.steps};
-      at_ = place.end();
-      return true;
-    }
-    if (tail_last_ > tail_first_) {
-      work = {row(tail_.row), tail_, tail_first_, tail_last_ - tail_first_, 0, tail_last_ == tail_.steps};
-      if (work.whole) {
-        work.peers = 1;
-        while (border(block - work.peers) > tail_.start) ++work.peers;
-      }
-      tail_last_ = 0;
-      return true;
-    }
-    return false;
+    const int at = row_at(schedule_, rows_, &Row::tiles, from.tile), tile = from.tile - schedule_.rows[at].tiles;
+    const int steps = steps_of(schedule_.rows[at]);
+    last = min(last, steps);
+    work = {at, tile, halves_of(schedule_.rows[at], tile), from.step, last - from.step, from.step > 0 ? peers_ : 0, last == steps};
+    return true;
   }
 
- private:
   __device__ __forceinline__ const Row& row(int at) const { return schedule_.rows[at]; }
 
-  __device__ __forceinline__ Place place_in(int at, int tile) const {
-    const int steps = max(static_cast<int>(row(at).steps), 1);
-    return {at, tile, row(at).cost + kWhole * tile * (steps + kTileSteps), steps,
-            4 * tile + 2 < row(at).slabs ? kWhole : kHalf};
-  }
+ private:
+  __device__ __forceinline__ static int steps_of(const Row& row) { return max(static_cast<int>(row.steps), 1); }
+  __device__ __forceinline__ static int halves_of(const Row& row, int tile) { return 4 * tile + 2 < row.slabs ? 2 : 1; }
+  __device__ __forceinline__ static int step_cost(int halves) { return halves == 2 ? kWhole : kHalf; }
 
-  // Not inlined: a short way to the first step counts more than calls do.
-  __device__ __noinline__ Place tile_at(int tile) const {
-    const int at = row_at(&Row::tiles, tile);
-    return place_in(at, tile - row(at).tiles);
-  }
-
-  __device__ __noinline__ Place cost_at(int cost) const {
-    const int at = row_at(&Row::cost, cost);
-    return place_in(at, (cost - row(at).cost) / (kWhole * (max(static_cast<int>(row(at).steps), 1) + kTileSteps)));
+  __device__ __forceinline__ int start_of(int row, int tile) const {
+    return schedule_.rows[row].cost + tile * kWhole * (steps_of(schedule_.rows[row]) + kTileSteps);
   }
 
   // The last row that begins at or before `at`.
-  __device__ __forceinline__ int row_at(int Row::*begin, int at) const {
+  __device__ __forceinline__ static int row_at(const Schedule& s, int rows, int Row::*begin, int at) {
     const int lane = threadIdx.x % 32;
-    const unsigned coarse = __ballot_sync(~0u, lane * 32 < rows_ && row(min(lane * 32, rows_)).*begin <= at);
+    const unsigned coarse = __ballot_sync(~0u, lane * 32 < rows && s.rows[min(lane * 32, rows)].*begin <= at);
     const int base = (__popc(coarse) - 1) * 32, mine = base + lane;
-    return base + __popc(__ballot_sync(~0u, mine < rows_ && row(min(mine, rows_)).*begin <= at)) - 1;
+    return base + __popc(__ballot_sync(~0u, mine < rows && s.rows[min(mine, rows)].*begin <= at)) - 1;
   }
 
-  // Where the share of a thread block begins; one that lies close to a tile's edge moves onto it.
-  __device__ __noinline__ int border(int block) const {
-    if (block >= sharers_) return row(rows_).cost;
-    const int cost = begin_ + share_ * block + min(block, rest_);
-    const Place tile = cost_at(cost);
-    const int step = tile.step_at(cost);
-    if (step < kShortest) return tile.start;
-    return tile.steps - step < kShortest ? tile.end() : tile.start + step * tile.step_cost;
+  // Not inlined: a short way to the first step counts more than calls do. What lies close to a tile's edge moves onto it.
+  __device__ __noinline__ static Spot spot_at(const Schedule& s, int rows, int cost) {
+    if (cost >= s.rows[rows].cost) return {s.rows[rows].tiles, 0};
+    const int at = row_at(s, rows, &Row::cost, cost);
+    const Row& row = s.rows[at];
+    const int steps = steps_of(row), whole = kWhole * (steps + kTileSteps), tile = (cost - row.cost) / whole;
+    const int step = (cost - row.cost - tile * whole) / step_cost(halves_of(row, tile));
+    if (step < kShortest) return {row.tiles + tile, 0};
+    return steps - step < kShortest ? Spot{row.tiles + tile + 1, 0} : Spot{row.tiles + tile, step};
   }
 
   const Schedule& schedule_;
   int rows_;
-  int whole_, round_ = 0;                            // tiles taken whole
-  int begin_, sharers_ = 1, share_ = 0, rest_ = 0;               // the stretch that is divided
-  int at_ = 0, end_ = 0;                             // this thread block's share of it
-  Place tail_{};
-  int tail_first_ = 0, tail_last_ = 0;
+  int whole_, round_ = 0;                          // tiles taken whole
+  Spot at_ = {0, 0}, end_ = {0, 0};                // this thread block's share of those that are divided
+  Spot tail_ = {0, 0};                             // what of it comes last
+  int tail_end_ = 0, peers_ = 0;
 };
 
 }  // namespace sparsedrop

@@ -28,20 +28,21 @@ struct Tile {
   int slabs;
   int steps;
   int peers;   // thread blocks that hold parts of the sum
-  bool whole;  // or else another thread block completes the tile
+  int stores;  // slabs to be stored; none where another thread block completes the tile
+  alignas(16) unsigned short bias[kTileB];
 };
 
 struct Shared {
   char stages[kStages][kStageBytes];
-  char staging[2][kSlabBytes];  // of each four multiplying warps; the rest of a tile goes out from the last step's stage
+  char staging[2][kSlabBytes];  // of each four multiplying warps
   char zeros[kZeroRows * 128];
-  unsigned short bias[2][kTileB];
   Schedule schedule;
   Tile tiles[kTilesAhead];
   Barrier full[kStages], empty[kStages];
   Barrier tile_full[kTilesAhead], tile_empty[kTilesAhead];
   Barrier given;  // the part of a sum, or the news that there is none
   bool gives;
+  float scale, bias_scale;
 };
 static_assert(sizeof(Shared) <= 232448, "more shared memory than there is");
 static_assert(sizeof(Counts) <= kStages * kStageBytes, "no room for the counts");
