@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from experiments import command, folder, paper
+from torch.nn import functional as F
 
 __all__ = ["folder", "paper"]
 
@@ -104,6 +105,25 @@ def test_methods_start_from_the_same_weights(paper: Any, folder: Path) -> None:
         assert all(map(torch.equal, firsts[0], other))
     # Evaluation drops nothing: equal weights score equally.
     assert len(scores) == 1
+
+
+@pytest.mark.parametrize("task", ["mlp", "cifar10", "gpt"])
+@pytest.mark.parametrize("method", ["dropout", "balanced"])
+def test_evaluation_is_of_the_trained_model_without_dropout(paper: Any, folder: Path, task: str, method: str) -> None:
+    task = paper.tasks.TASKS[task].smoke()
+    data = paper.data.load(task.data, folder, torch.device("cpu"))
+    trainer = paper.training.Trainer(task, method, (16, 16), data, "fp32")
+    trainer.start(0, 0.5)
+    for i in range(3):
+        trainer.step(torch.arange(32 * i, 32 * i + 32))
+    # Two whole batches of 16 and a part of one.
+    index = torch.arange(10, 10 + 39)
+    score = trainer.evaluate(index)
+    with torch.no_grad():
+        logits = trainer.model.eval()(data.inputs[index]).flatten(0, -2)
+    targets = data.targets[index].flatten()
+    assert score.loss == pytest.approx(F.cross_entropy(logits, targets).item(), rel=1e-5)
+    assert score.accuracy == pytest.approx((logits.argmax(-1) == targets).float().mean().item())
 
 
 def test_every_epoch_has_an_order_of_its_own(paper: Any, folder: Path, tmp_path: Path) -> None:
