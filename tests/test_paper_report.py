@@ -113,6 +113,26 @@ def test_smaller_blocks_have_a_table_of_their_own(paper: Any, report: Any, tmp_p
     assert balanced[3:5] == ["–", "–"]
 
 
+def test_step_times_of_smaller_blocks(paper: Any, report: Any, tmp_path: Path) -> None:
+    write_log(paper, tmp_path / "logs", "dense", 0.0, 0, 1.6)
+    rows = [
+        {"method": "dense", "block": None, "p": 0.0, "median": 2.0},
+        {"method": "dropout", "block": None, "p": 0.5, "median": 3.0},
+        *({"method": "bernoulli", "block": [128, 128], "p": p, "median": 2 - p} for p in (0.1, 0.3, 0.5)),
+        *({"method": "bernoulli", "block": [32, 32], "p": p, "median": 4 - p} for p in (0.1, 0.3)),
+        {"method": "balanced", "block": [64, 64], "p": 0.3, "median": 2.5},
+    ]
+    (tmp_path / "logs" / "gpt" / "times.json").write_text(json.dumps({"rows": rows}))
+    head, _, *found = report()["block_times"]
+    assert head == ["task", "kind", "p", "128 × 128", "64 × 64", "32 × 32", "dropout", "dense"]
+    assert [row[1:] for row in found] == [
+        ["bernoulli", "0.1", "1.900", "–", "3.900", "3.000", "2.000"],
+        ["bernoulli", "0.3", "1.700", "–", "3.700", "3.000", "2.000"],
+        ["balanced", "0.1", "–", "–", "–", "3.000", "2.000"],
+        ["balanced", "0.3", "–", "2.500", "–", "3.000", "2.000"],
+    ]
+
+
 def test_pairs_compare_the_same_seed_only(paper: Any, report: Any, tmp_path: Path) -> None:
     for seed, loss in enumerate((1.5, 1.7, 1.9)):
         write_log(paper, tmp_path / "logs", "bernoulli", 0.3, seed, loss)
