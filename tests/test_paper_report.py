@@ -156,6 +156,42 @@ def test_unfinished_runs_do_not_count_and_mixed_ones_are_refused(
     assert "differs from the other logs in lr" in capsys.readouterr().err
 
 
+def test_new_runs_join_the_results_there_are(
+    paper: Any, report: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, logs = tmp_path / "first", tmp_path / "logs"
+    for seed in (0, 1):
+        write_log(paper, first, "dense", 0.0, seed, 1.6)
+        write_log(paper, first, "dropout", 0.3, seed, 1.5)
+        write_log(paper, first, "balanced", 0.3, seed, 1.5)
+        write_log(paper, logs, "dropout", 0.6, seed, 1.4)
+        write_log(paper, logs, "balanced", 0.3, seed, 1.3)
+    (first / "gpt" / "walls.json").write_text('[{"tier": 1, "runs": 6, "seconds": 60.0}]')
+    (logs / "gpt" / "walls.json").write_text('[{"tier": null, "runs": 4, "seconds": 120.0}]')
+    report("--logs", str(first))
+    # Twice: what was collected is not collected again.
+    for _ in range(2):
+        found = report("--keep")
+    _, _, dense, dropout, balanced = found["table1"]
+    assert [row[2:6] for row in (dense, dropout, balanced)] == [
+        ["–", "2", "–", "1.600 ± 0.000"],
+        ["0.6", "2", "–", "1.400 ± 0.000"],
+        ["0.3", "2", "–", "1.300 ± 0.000"],
+    ]
+    assert "tier 1 in all 1.0 minutes for 6 runs, others in all 2.0 minutes for 4 runs" in found["runs"][0][0]
+    curves = json.loads((tmp_path / "results" / "gpt.json").read_text())["curves"]
+    assert {name: (curve["p"], min(row[3] for row in curve["rows"])) for name, curve in curves.items()} == {
+        "Dense": (0.0, 1.6), "Dropout + dense": (0.6, 1.4), "SparseDrop, balanced": (0.3, 1.3)
+    }  # fmt: skip
+    # Without the word the logs are all there is.
+    assert [row[1] for row in report()["table1"][2:]] == ["Dropout + dense", "SparseDrop, balanced"]
+    for path in (logs / "gpt").glob("*.jsonl"):
+        path.write_text(path.read_text().replace('"batch": 32', '"batch": 64'))
+    with pytest.raises(AssertionError):
+        report("--keep")
+    assert "differs from the results to keep in batch" in capsys.readouterr().err
+
+
 def test_from_runs_to_pictures(paper: Any, report: Any, folder: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     given = command(folder, tmp_path / "logs", "mlp")
