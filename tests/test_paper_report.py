@@ -183,6 +183,13 @@ def test_new_runs_join_the_results_there_are(
     assert {name: (curve["p"], min(row[3] for row in curve["rows"])) for name, curve in curves.items()} == {
         "Dense": (0.0, 1.6), "Dropout + dense": (0.6, 1.4), "SparseDrop, balanced": (0.3, 1.3)
     }  # fmt: skip
+    # Step times may come alone.
+    times = tmp_path / "times" / "gpt" / "times.json"
+    times.parent.mkdir(parents=True)
+    times.write_text('{"rows": [{"method": "dense", "block": null, "p": 0.0, "median": 2.0}]}')
+    found = report("--keep", "--logs", str(tmp_path / "times"))
+    assert [row[3] for row in found["table1"][2:]] == ["2"] * 3
+    assert found["steps"][2][3] == "2.000"
     # Without the word the logs are all there is.
     assert [row[1] for row in report()["table1"][2:]] == ["Dropout + dense", "SparseDrop, balanced"]
     for path in (logs / "gpt").glob("*.jsonl"):

@@ -59,7 +59,9 @@ def collect(task: str, folder: Path, before: dict[str, Any] | None = None) -> di
         runs.append({**{key: config[key] for key in OWN}, **records[-1], **lowest, **watched})
         curves[path.stem] = [[r["step"], r["seconds"], r["train_loss"], r["loss"]] for r in evaluations]
         machines.append(machine.line(config["device"], found=records[0]["machine"]))
-    if not runs:
+    if before and (folder / "times.json").exists():
+        shared = shared or before["config"]
+    if not shared:
         return None
     found = {"task": task, "config": shared, "machines": sorted(set(machines)), "runs": runs, "curves": {}}
     for name in ("times", "walls"):
