@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from experiments import command, folder, paper
+from torch.nn import functional as F
 
 __all__ = ["folder", "paper"]
 
@@ -106,6 +107,25 @@ def test_methods_start_from_the_same_weights(paper: Any, folder: Path) -> None:
     assert len(scores) == 1
 
 
+@pytest.mark.parametrize("task", ["mlp", "cifar10", "gpt"])
+@pytest.mark.parametrize("method", ["dropout", "balanced"])
+def test_evaluation_is_of_the_trained_model_without_dropout(paper: Any, folder: Path, task: str, method: str) -> None:
+    task = paper.tasks.TASKS[task].smoke()
+    data = paper.data.load(task.data, folder, torch.device("cpu"))
+    trainer = paper.training.Trainer(task, method, (16, 16), data, "fp32")
+    trainer.start(0, 0.5)
+    for i in range(3):
+        trainer.step(torch.arange(32 * i, 32 * i + 32))
+    # Two whole batches of 16 and a part of one.
+    index = torch.arange(10, 10 + 39)
+    score = trainer.evaluate(index)
+    with torch.no_grad():
+        logits = trainer.model.eval()(data.inputs[index]).flatten(0, -2)
+    targets = data.targets[index].flatten()
+    assert score.loss == pytest.approx(F.cross_entropy(logits, targets).item(), rel=1e-5)
+    assert score.accuracy == pytest.approx((logits.argmax(-1) == targets).float().mean().item())
+
+
 def test_every_epoch_has_an_order_of_its_own(paper: Any, folder: Path, tmp_path: Path) -> None:
     task = paper.tasks.TASKS["mlp"].smoke()
     trainer = paper.training.Trainer(task, "dense", None, paper.data.load("mnist", folder, torch.device("cpu")), "fp32")
@@ -125,15 +145,18 @@ def test_a_captured_step_draws_new_masks_by_the_p_of_now(paper: Any, folder: Pat
     trainer = paper.training.Trainer(task, method, (16, 16), data)
     index = torch.arange(task.batch, device="cuda")
 
-    def losses(p: float, steps: int = 6) -> list[float]:
+    def losses(p: float, steps: int = 6, evaluated: bool = False) -> list[float]:
         found = []
         trainer.start(0, p)
-        for _ in range(steps):
+        for step in range(steps):
             trainer.step(index)
             found.append(trainer.mean_loss(1))
+            if evaluated and step == 2:
+                trainer.evaluate(index)
         return found
 
-    random = losses(0.5)
+    # The first evaluation compiles, which takes no random numbers from the steps after it.
+    random = losses(0.5, evaluated=True)
     assert len(set(random)) == 6
     assert losses(0.5) == random
     assert len(set(losses(0.0))) == 1

@@ -113,6 +113,26 @@ def test_smaller_blocks_have_a_table_of_their_own(paper: Any, report: Any, tmp_p
     assert balanced[3:5] == ["–", "–"]
 
 
+def test_step_times_of_smaller_blocks(paper: Any, report: Any, tmp_path: Path) -> None:
+    write_log(paper, tmp_path / "logs", "dense", 0.0, 0, 1.6)
+    rows = [
+        {"method": "dense", "block": None, "p": 0.0, "median": 2.0},
+        {"method": "dropout", "block": None, "p": 0.5, "median": 3.0},
+        *({"method": "bernoulli", "block": [128, 128], "p": p, "median": 2 - p} for p in (0.1, 0.3, 0.5)),
+        *({"method": "bernoulli", "block": [32, 32], "p": p, "median": 4 - p} for p in (0.1, 0.3)),
+        {"method": "balanced", "block": [64, 64], "p": 0.3, "median": 2.5},
+    ]
+    (tmp_path / "logs" / "gpt" / "times.json").write_text(json.dumps({"rows": rows}))
+    head, _, *found = report()["block_times"]
+    assert head == ["task", "kind", "p", "128 × 128", "64 × 64", "32 × 32", "dropout", "dense"]
+    assert [row[1:] for row in found] == [
+        ["bernoulli", "0.1", "1.900", "–", "3.900", "3.000", "2.000"],
+        ["bernoulli", "0.3", "1.700", "–", "3.700", "3.000", "2.000"],
+        ["balanced", "0.1", "–", "–", "–", "3.000", "2.000"],
+        ["balanced", "0.3", "–", "2.500", "–", "3.000", "2.000"],
+    ]
+
+
 def test_pairs_compare_the_same_seed_only(paper: Any, report: Any, tmp_path: Path) -> None:
     for seed, loss in enumerate((1.5, 1.7, 1.9)):
         write_log(paper, tmp_path / "logs", "bernoulli", 0.3, seed, loss)
@@ -134,6 +154,49 @@ def test_unfinished_runs_do_not_count_and_mixed_ones_are_refused(
     with pytest.raises(AssertionError):
         report()
     assert "differs from the other logs in lr" in capsys.readouterr().err
+
+
+def test_new_runs_join_the_results_there_are(
+    paper: Any, report: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, logs = tmp_path / "first", tmp_path / "logs"
+    for seed in (0, 1):
+        write_log(paper, first, "dense", 0.0, seed, 1.6)
+        write_log(paper, first, "dropout", 0.3, seed, 1.5)
+        write_log(paper, first, "balanced", 0.3, seed, 1.5)
+        write_log(paper, logs, "dropout", 0.6, seed, 1.4)
+        write_log(paper, logs, "balanced", 0.3, seed, 1.3)
+    (first / "gpt" / "walls.json").write_text('[{"tier": 1, "runs": 6, "seconds": 60.0}]')
+    (logs / "gpt" / "walls.json").write_text('[{"tier": null, "runs": 4, "seconds": 120.0}]')
+    report("--logs", str(first))
+    # Twice: what was collected is not collected again.
+    for _ in range(2):
+        found = report("--keep")
+    _, _, dense, dropout, balanced = found["table1"]
+    assert [row[2:6] for row in (dense, dropout, balanced)] == [
+        ["–", "2", "–", "1.600 ± 0.000"],
+        ["0.6", "2", "–", "1.400 ± 0.000"],
+        ["0.3", "2", "–", "1.300 ± 0.000"],
+    ]
+    assert "tier 1 in all 1.0 minutes for 6 runs, others in all 2.0 minutes for 4 runs" in found["runs"][0][0]
+    curves = json.loads((tmp_path / "results" / "gpt.json").read_text())["curves"]
+    assert {name: (curve["p"], min(row[3] for row in curve["rows"])) for name, curve in curves.items()} == {
+        "Dense": (0.0, 1.6), "Dropout + dense": (0.6, 1.4), "SparseDrop, balanced": (0.3, 1.3)
+    }  # fmt: skip
+    # Step times may come alone.
+    times = tmp_path / "times" / "gpt" / "times.json"
+    times.parent.mkdir(parents=True)
+    times.write_text('{"rows": [{"method": "dense", "block": null, "p": 0.0, "median": 2.0}]}')
+    found = report("--keep", "--logs", str(tmp_path / "times"))
+    assert [row[3] for row in found["table1"][2:]] == ["2"] * 3
+    assert found["steps"][2][3] == "2.000"
+    # Without the word the logs are all there is.
+    assert [row[1] for row in report()["table1"][2:]] == ["Dropout + dense", "SparseDrop, balanced"]
+    for path in (logs / "gpt").glob("*.jsonl"):
+        path.write_text(path.read_text().replace('"batch": 32', '"batch": 64'))
+    with pytest.raises(AssertionError):
+        report("--keep")
+    assert "differs from the results to keep in batch" in capsys.readouterr().err
 
 
 def test_from_runs_to_pictures(paper: Any, report: Any, folder: Path, tmp_path: Path) -> None:

@@ -117,17 +117,39 @@ class GPT(nn.Module):
 
     def __init__(self, task: Task, shape: torch.Size, classes: int, linear: MakeLinear) -> None:
         super().__init__()
-        self.tokens = nn.Embedding(classes, task.width)
-        self.positions = nn.Embedding(shape[0], task.width)
+        self.embed = Characters(shape[0], classes, task.width)
         self.blocks = nn.ModuleList([Block(task, linear, vit=False) for _ in range(task.layers)])
-        self.norm = nn.LayerNorm(task.width, bias=False)
-        self.out = nn.Linear(task.width, classes, bias=False)
+        self.head = Successors(task.width, classes)
 
     def forward(self, x: Tensor) -> Tensor:
         # The last character goes through the layers too: a sequence stays 128 rows, one block.
-        x = self.tokens(x) + self.positions.weight
+        x = self.embed(x)
         for block in self.blocks:
             x = block(x)
+        return self.head(x)
+
+
+class Characters(nn.Module):
+    """Characters (B, T) to tokens (B, T, width), each with its position's vector."""
+
+    def __init__(self, length: int, classes: int, width: int) -> None:
+        super().__init__()
+        self.tokens = nn.Embedding(classes, width)
+        self.positions = nn.Embedding(length, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.tokens(x) + self.positions.weight
+
+
+class Successors(nn.Module):
+    """Tokens (B, T, width) to logits (B, T - 1, classes)."""
+
+    def __init__(self, width: int, classes: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width, bias=False)
+        self.out = nn.Linear(width, classes, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
         return self.out(self.norm(x))[:, :-1]
 
 
@@ -139,9 +161,7 @@ def compile_parts(model: nn.Module) -> None:
     # Methods and tasks share the code of a block; one that ran uncompiled beside compiled ones would compare nothing.
     torch._dynamo.config.recompile_limit = 64
     torch._dynamo.config.fail_on_recompile_limit_hit = True
-    parts = [model] if isinstance(model, MLP) else list(model.blocks)
-    if isinstance(model, ViT):
-        parts += [model.embed, model.head]
+    parts = [model] if isinstance(model, MLP) else [model.embed, *model.blocks, model.head]
     for part in parts:
         part.compile(dynamic=False)
 

@@ -1,8 +1,9 @@
 """Turns logs into results, and results into the tables and pictures of README.md.
 
-python examples/paper/report.py --logs out/paper     collects the logs into results/, then writes README.md anew
-python examples/paper/report.py                      only the second
-python examples/paper/report.py --check              changes nothing; fails where README.md is not up to date
+python examples/paper/report.py --logs out/paper          collects the logs into results/, then writes README.md anew
+python examples/paper/report.py --logs out/paper --keep   beside the runs that results/ has and the logs have not
+python examples/paper/report.py                           only writes README.md
+python examples/paper/report.py --check                   changes nothing; fails where README.md is not up to date
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any
 
 import figures
 import sparsity
-from logs import read
+from logs import name_of, read
 from summary import Results, label
 from tables import SECTIONS
 from tasks import TASKS, UserError
@@ -34,8 +35,11 @@ SPEED = ("layers", "models")
 """Sections that speed.py's results fill."""
 
 
-def collect(task: str, folder: Path) -> dict[str, Any] | None:
-    """The finished runs of one task, their shared configuration, and the curves of those that the tables show."""
+def collect(task: str, folder: Path, before: dict[str, Any] | None = None) -> dict[str, Any] | None:
+    """The finished runs of one task, their shared configuration, and the curves of those that the tables show.
+
+    Runs of earlier results, ``before``, are kept unless the logs have them too.
+    """
     runs, curves, shared, machines = [], {}, None, []
     for path in sorted(folder.glob("*.jsonl")):
         records = read(path)
@@ -55,19 +59,46 @@ def collect(task: str, folder: Path) -> dict[str, Any] | None:
         runs.append({**{key: config[key] for key in OWN}, **records[-1], **lowest, **watched})
         curves[path.stem] = [[r["step"], r["seconds"], r["train_loss"], r["loss"]] for r in evaluations]
         machines.append(machine.line(config["device"], found=records[0]["machine"]))
-    if not runs:
+    if before and (folder / "times.json").exists():
+        shared = shared or before["config"]
+    if not shared:
         return None
     found = {"task": task, "config": shared, "machines": sorted(set(machines)), "runs": runs, "curves": {}}
     for name in ("times", "walls"):
         if (file := folder / f"{name}.json").exists():
             found[name] = json.loads(file.read_text())
+    if before:
+        keep(found, before, folder)
     results = Results(found)
-    stems = {tuple(map(str, (run[key] for key in OWN))): stem for run, stem in zip(runs, curves, strict=True)}
     for way in results.main():
-        run = results.best(way)[0]
-        rows = curves[stems[tuple(str(run[key]) for key in OWN)]]
-        found["curves"][label(way)] = {"p": run["p"], "seed": run["seed"], "rows": rows}
+        run, name = results.best(way)[0], label(way)
+        curve = {"p": run["p"], "seed": run["seed"], "rows": curves.get(stem(run))}
+        shown = before["curves"].get(name) if before and not curve["rows"] else curve
+        # Of runs that only earlier results hold, there are the curves shown then.
+        if shown and shown["p"] == run["p"] and shown["seed"] == run["seed"]:
+            found["curves"][name] = shown
     return found
+
+
+def keep(found: dict[str, Any], before: dict[str, Any], folder: Path) -> None:
+    """Adds to ``found`` what only ``before`` has."""
+    new, old = found["config"], before["config"]
+    changed = [key for key in {**new, **old} if new.get(key) != old.get(key)]
+    if changed:
+        raise UserError(f"{folder} differs from the results to keep in {', '.join(changed)}: leave out --keep")
+    collected = {stem(run) for run in found["runs"]}
+    found["runs"] += [run for run in before["runs"] if stem(run) not in collected]
+    found["runs"].sort(key=stem)
+    found["machines"] = sorted({*found["machines"], *before["machines"]})
+    if "times" in before:
+        found.setdefault("times", before["times"])
+    if "walls" in before:
+        added = [wall for wall in found.get("walls", []) if wall not in before["walls"]]
+        found["walls"] = [*before["walls"], *added]
+
+
+def stem(run: dict[str, Any]) -> str:
+    return name_of(*(run[key] for key in OWN))
 
 
 def load(folder: Path) -> list[Results]:
@@ -127,6 +158,7 @@ def pictures(all_results: Sequence[Results]) -> str:
 def main(given: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--logs", type=Path, help="the --out folder of train.py")
+    parser.add_argument("--keep", action="store_true", help="the runs in --results that the logs do not have")
     parser.add_argument("--results", type=Path, default=HERE / "results")
     parser.add_argument("--readme", type=Path, default=HERE / "README.md")
     parser.add_argument("--check", action="store_true")
@@ -134,7 +166,8 @@ def main(given: Sequence[str] | None = None) -> int:
     try:
         if options.logs:
             options.results.mkdir(parents=True, exist_ok=True)
-            found = {name: collect(name, options.logs / name) for name in TASKS}
+            kept = {results.task.name: results.found for results in load(options.results)} if options.keep else {}
+            found = {name: collect(name, options.logs / name, kept.get(name)) for name in TASKS}
             speed = [path for what in SPEED if (path := options.logs / f"{what}.json").exists()]
             if not any(found.values()) and not speed:
                 raise UserError(f"no finished runs in {options.logs}")

@@ -87,9 +87,12 @@ class Results:
                 return min(i * every, run["steps"])
         return None
 
+    def times(self) -> list[dict[str, Any]]:
+        return self.found.get("times", {}).get("rows", [])
+
     def milliseconds(self, way: Way, p: float) -> float | None:
         """The median time of a step; dropout costs the same at every p."""
-        for row in self.found.get("times", {}).get("rows", []):
+        for row in self.times():
             if way_of(row) == way and (way[0] not in ("bernoulli", "balanced") or row["p"] == p):
                 return row["median"]
         return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import product
 
-from summary import Mean, Results, Run, Way, label, test, validation
+from summary import Mean, Results, Run, Way, label, test, validation, way_of
 from tasks import OURS
 
 PAPER = {
@@ -128,6 +128,20 @@ def blocks(all_results: Sequence[Results]) -> str:
     return table(["task", "kind", "p", *(f"{a} × {b}" for a, b in sizes), "dropout"], rows, left=2)
 
 
+def block_times(all_results: Sequence[Results]) -> str:
+    """Milliseconds of a training step by the size of blocks, where smaller ones were measured."""
+    timed = [(results, [row for row in results.times() if row["block"]]) for results in all_results]
+    sizes = sorted({way_of(row)[1] for _, found in timed for row in found}, reverse=True)
+    rows = []
+    for results, found in timed:
+        smaller = {row["p"] for row in found if way_of(row)[1] != sizes[0]}
+        for kind, p in product(OURS, sorted(smaller)):
+            ways: list[Way] = [*((kind, size) for size in sizes), DROPOUT, ("dense", None)]
+            times = [results.milliseconds(way, p) for way in ways]
+            rows.append([results.task.title, kind, f"{p:g}", *(f"{ms:.3f}" if ms else "–" for ms in times)])
+    return table(["task", "kind", "p", *(f"{a} × {b}" for a, b in sizes), "dropout", "dense"], rows, left=2)
+
+
 def _loss(results: Results, way: Way, p: float) -> str:
     """With the number of seeds where not all were run."""
     if way not in results.runs or p not in results.runs[way]:
@@ -176,4 +190,11 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in (head, rule, *rows))
 
 
-SECTIONS = {"table1": table1, "steps": steps, "against_dropout": against_dropout, "kinds": kinds, "blocks": blocks}
+SECTIONS = {
+    "table1": table1,
+    "steps": steps,
+    "against_dropout": against_dropout,
+    "kinds": kinds,
+    "blocks": blocks,
+    "block_times": block_times,
+}

@@ -8,16 +8,21 @@ from typing import NamedTuple
 
 import torch
 from data import Data
-from layers import linear_for, set_p
+from layers import MakeLinear, linear_for, set_p
 from models import MODELS, compile_parts, initialise
 from tasks import Block, Task
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 
 class Score(NamedTuple):
     loss: float
     accuracy: float
+
+
+def cross_entropy(logits: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
+    """Of logits (..., classes) and targets (...), in float32."""
+    return F.cross_entropy(logits.flatten(0, -2).float(), targets.flatten(), reduction=reduction)
 
 
 class Trainer:
@@ -37,8 +42,9 @@ class Trainer:
         self.device = data.inputs.device
         cuda = self.device.type == "cuda"
         self.autocast = torch.autocast(self.device.type, torch.bfloat16, precision == "bf16", cache_enabled=False)
-        linear = linear_for(method, block)
-        self.model = MODELS[task.model](task, data.inputs.shape[1:], data.classes, linear).to(self.device)
+        self.model = self._build(linear_for(method, block))
+        # Without dropout all methods are one model, whose evaluation is compiled once.
+        self.plain = self._build(linear_for("dense", None)).eval()
         decayed = [p for p in self.model.parameters() if p.dim() >= 2]
         others = [p for p in self.model.parameters() if p.dim() < 2]
         groups = [{"params": decayed, "weight_decay": task.weight_decay}, {"params": others, "weight_decay": 0.0}]
@@ -47,8 +53,11 @@ class Trainer:
         self.total = torch.zeros((), device=self.device)
         # A layer may skip its dropout while p is 0; what is captured must have it.
         set_p(self.model, 0.5)
+        self._loss = cross_entropy
         if cuda and compiled:
             compile_parts(self.model)
+            compile_parts(self.plain)
+            self._loss = torch.compile(cross_entropy, dynamic=False)
         self._step()
         self._run = self._capture() if cuda and graph else self._step
 
@@ -75,15 +84,15 @@ class Trainer:
     def evaluate(self, index: Tensor) -> Score:
         """Means over all predictions, without dropout."""
         loss, right, count = torch.zeros((), device=self.device), torch.zeros((), device=self.device), 0
-        self.model.eval()
-        # Compiling this too would take longer than it saves.
-        with torch.compiler.set_stance("force_eager"), self.autocast:
-            for part in index.split(self.task.eval_batch):
-                logits, targets = self._predict(part)
-                loss += F.cross_entropy(logits, targets, reduction="sum")
-                right += (logits.argmax(-1) == targets).sum()
-                count += len(targets)
-        self.model.train()
+        torch._foreach_copy_(list(self.plain.parameters()), list(self.model.parameters()))
+        for part in index.split(self.task.eval_batch):
+            # A last part of another size would be compiled again.
+            filled = F.pad(part, (0, self.task.eval_batch - len(part)))
+            with self.autocast:
+                logits, targets = (found[: len(part)] for found in self._predict(self.plain, filled))
+            loss += cross_entropy(logits, targets, reduction="sum")
+            right += (logits.argmax(-1) == targets).sum()
+            count += targets.numel()
         return Score(loss.item() / count, right.item() / count)
 
     def tensors(self) -> list[Tensor]:
@@ -91,16 +100,19 @@ class Trainer:
         moments = [tensor for state in self.optimizer.state.values() for tensor in state.values()]
         return [*self.model.parameters(), *moments, self.total]
 
-    def _predict(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        logits = self.model(self.data.inputs[index])
-        return logits.flatten(0, -2).float(), self.data.targets[index].flatten()
+    def _build(self, linear: MakeLinear) -> nn.Module:
+        with self.device:
+            return MODELS[self.task.model](self.task, self.data.inputs.shape[1:], self.data.classes, linear)
+
+    def _predict(self, model: nn.Module, index: Tensor) -> tuple[Tensor, Tensor]:
+        return model(self.data.inputs[index]), self.data.targets[index]
 
     def forward_backward(self) -> Tensor:
         """New gradients, and the loss."""
         self.optimizer.zero_grad()
         with self.autocast:
-            logits, targets = self._predict(self.index)
-        loss = F.cross_entropy(logits, targets)
+            logits, targets = self._predict(self.model, self.index)
+        loss = self._loss(logits, targets)
         loss.backward()
         return loss.detach()
 
