@@ -19,8 +19,9 @@ def pack(keep: Tensor) -> Tensor:
         parts[f"{side}_count"] = count
         parts[f"{side}_order"] = count.argsort(descending=True, stable=True)
         parts[f"{side}_index"] = (~grid).to(torch.uint8).argsort(dim=1, stable=True)
-    names = layout(rows, cols)._fields[:-1]
-    return torch.cat([parts[name].reshape(-1).to(torch.int32) for name in names])
+    at = layout(rows, cols)
+    sections = [parts[name].reshape(-1).to(torch.int32) for name in at._fields[:-1]]
+    return torch.cat([*sections, sections[0].new_zeros(at.size - sum(map(len, sections)))])
 
 
 def unpack(plan: Tensor, rows: int, cols: int) -> Tensor:

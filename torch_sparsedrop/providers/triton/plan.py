@@ -83,5 +83,5 @@ def _prepare(
         sizes += [max(16, min(_TILE // places, power_of_2(lines))), places]
     at = layout(rows, cols)
     grid = (2 * (ceil_div(rows, _LINES) + ceil_div(cols, _LINES)), 1, 1)
-    statics = (rows, cols, stride_row, stride_col, *at[:-1], mode, _LINES, *sizes)
+    statics = (rows, cols, stride_row, stride_col, *at, mode, _LINES, *sizes)
     return Start(make_plan, grid, statics, _WARPS, 1, range(5)), at.size

@@ -116,7 +116,7 @@ def make_order(
 def make_plan(
     source, p, keep, plan, scale,
     rows, cols, stride_row, stride_col,
-    row_bits, col_bits, row_count, col_count, row_order, col_order, row_index, col_index,
+    row_bits, col_bits, row_count, col_count, row_order, col_order, row_index, col_index, size,
     MODE: tl.constexpr, LINES: tl.constexpr,
     ROW_OTHERS: tl.constexpr, ROW_PLACES: tl.constexpr, COL_OTHERS: tl.constexpr, COL_PLACES: tl.constexpr,
 ):  # fmt: skip
@@ -126,6 +126,9 @@ def make_plan(
         if tl.program_id(0) == 0:
             left = 1 - p.to(tl.float64)
             tl.store(scale, tl.where(p < 1, 1 / left, 0.0).to(tl.float32))
+    if tl.program_id(0) == 0:
+        end = col_index + rows * cols + tl.arange(0, 4)
+        tl.store(plan + end, tl.zeros_like(end), end < size)
     # Lists and orders side by side.
     pid = tl.program_id(0) // 2
     order = tl.program_id(0) % 2 == 0
