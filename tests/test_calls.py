@@ -131,6 +131,7 @@ def test_draw(ask) -> None:
 p = torch.tensor(0.5)
 for balanced in False, True:
     cases = (torch.rand(3, 4 + balanced), ()), (torch.rand(3 * (4 + balanced)), (3, 4)), (torch.rand(2), (1, 1))
+    cases += (torch.rand(6 * (4 + balanced)), (2, 3, 4)),
     for uniform, grid in cases:
         if balanced and len(uniform) == 2:
             continue
@@ -140,9 +141,9 @@ for balanced in False, True:
 """
     )
     uniform, p, keep, plan, scale = 0, 1, 4, 5, 6
-    assert started(lines) == ["first", [uniform, p, keep, plan, scale, *[None] * 4, "workspace"]] * 5
+    assert started(lines) == ["first", [uniform, p, keep, plan, scale, *[None] * 4, "workspace"]] * 7
     shapes = [line for line in lines if line.startswith("[")]
-    assert len(shapes) == 10
+    assert len(shapes) == 14
     assert shapes[::2] == shapes[1::2]
 
 

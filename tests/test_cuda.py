@@ -111,6 +111,11 @@ def test_plan_and_draw_equal_packing(grid, p):
         for mine, theirs in zip(OPS.draw(uniform, p, balanced), packing.draw(uniform, p, balanced), strict=True):
             assert mine.dtype == theirs.dtype
             assert torch.equal(mine, theirs)
+        uniform = torch.rand(3 * rows, cols + balanced, device="cuda")
+        for _ in range(2):  # The second call is the native part's.
+            several = OPS.draw(uniform.flatten(), p, balanced, (3, rows, cols))
+            for mine, theirs in zip(several, packing.draw(uniform, p, balanced, 3), strict=True):
+                assert torch.equal(mine, theirs.flatten() if theirs.dim() else theirs)
     keep = torch.rand(cols, rows, device="cuda").t() >= p
     assert torch.equal(OPS.plan(keep), packing.pack(keep))
 

@@ -117,6 +117,17 @@ def test_plan_and_draw_equal_packing(grid, p):
     assert torch.equal(plan.plan(keep), packing.pack(keep))
 
 
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("grid", [(1, 2), (5, 7), (33, 20)])
+def test_several_masks_in_one_draw(grid, count):
+    for balanced in (False, True):
+        uniform = torch.rand(count * grid[0], grid[1] + balanced)
+        got = plan.draw(uniform.flatten(), torch.tensor(0.3), balanced, (count, *grid))
+        for mine, theirs in zip(got, packing.draw(uniform, torch.tensor(0.3), balanced, count), strict=True):
+            assert mine.dtype == theirs.dtype
+            assert torch.equal(mine, theirs.flatten() if theirs.dim() else theirs)
+
+
 @pytest.mark.filterwarnings("ignore:torch_sparsedrop. no fused kernels")
 def test_double_precision_goes_to_the_reference():
     case = Case(40, 40, 40, torch.float64, "cpu")

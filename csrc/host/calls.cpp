@@ -232,11 +232,12 @@ std::tuple<Tensor, Tensor, Tensor> draw(const Tensor& uniform, const Tensor& p, 
   note(key, grid);
   if (const auto known = table().find(key)) {
     const bool flat = !grid.empty();
-    const int64_t rows = flat ? grid[0] : uniform.size(0), cols = flat ? grid[1] : uniform.size(1) - balanced;
+    const int64_t count = grid.size() == 3 ? grid[0] : 1;
+    const int64_t rows = flat ? grid[grid.size() - 2] : uniform.size(0), cols = flat ? grid.back() : uniform.size(1) - balanced;
     // A flat grid never has one element: see flat_size in checks.py.
-    const Sizes shape = flat ? Sizes{std::max<int64_t>(rows * cols, cols > 1 ? 0 : 2)} : Sizes{rows, cols};
+    const Sizes shape = flat ? Sizes{std::max<int64_t>(count * rows * cols, cols > 1 ? 0 : 2)} : Sizes{rows, cols};
     const OptionalTensor keep = new_tensor(shape, aoti_torch_dtype_bool(), uniform);
-    const OptionalTensor plan = new_tensor({plan_layout(rows, cols).size}, aoti_torch_dtype_int32(), uniform);
+    const OptionalTensor plan = new_tensor({count * plan_layout(rows, cols).size}, aoti_torch_dtype_int32(), uniform);
     const OptionalTensor scale = new_tensor({}, aoti_torch_dtype_float32(), uniform);
     if (keep && plan && scale &&
         start(*known, *scale, {address(uniform), address(p), address(*keep), address(*plan), address(*scale)}))

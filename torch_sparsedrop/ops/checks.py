@@ -40,6 +40,15 @@ def check_grid(tensor: Tensor, name: str, dtype: torch.dtype, grid: Sequence[int
     return grid[0], grid[1]
 
 
+def check_uniform(uniform: Tensor, balanced: bool, grid: Sequence[int]) -> tuple[int, int, int]:
+    """How many masks are drawn, and their grid's rows and columns."""
+    if len(grid) != 3:
+        return 1, *check_grid(uniform, "uniform", torch.float32, grid, int(balanced))
+    count, rows, cols = grid
+    check_grid(uniform, "uniform", torch.float32, (count * rows, cols), int(balanced))
+    return count, rows, cols
+
+
 def check_p_tensor(p: Tensor, uniform: Tensor) -> None:
     if p.dtype != torch.float32 or p.dim() != 0:
         raise ValueError(f"p must be a 0-dim float32 tensor, got {p.dtype} of shape {tuple(p.shape)}")

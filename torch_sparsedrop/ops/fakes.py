@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .checks import check_grid, check_linear, check_masks, check_p_tensor, check_weight_grad, flat_size
+from .checks import check_grid, check_linear, check_masks, check_p_tensor, check_uniform, check_weight_grad, flat_size
 from .layout import layout
 from .schema import library
 
@@ -20,11 +20,11 @@ def plan(keep: Tensor, grid: Sequence[int] = ()) -> Tensor:
 
 @torch.library.register_fake("sparsedrop::draw", lib=library)
 def draw(uniform: Tensor, p: Tensor, balanced: bool, grid: Sequence[int] = ()) -> tuple[Tensor, Tensor, Tensor]:
-    rows, cols = check_grid(uniform, "uniform", torch.float32, grid, int(balanced))
+    count, rows, cols = check_uniform(uniform, balanced, grid)
     check_p_tensor(p, uniform)
     return (
-        uniform.new_empty((flat_size(rows, cols),) if len(grid) else (rows, cols), dtype=torch.bool),
-        uniform.new_empty((layout(rows, cols).size,), dtype=torch.int32),
+        uniform.new_empty((flat_size(count * rows, cols),) if len(grid) else (rows, cols), dtype=torch.bool),
+        uniform.new_empty((count * layout(rows, cols).size,), dtype=torch.int32),
         uniform.new_empty(()),
     )
 

@@ -5,7 +5,8 @@ A mask reaches an op as three arguments: its plan, its scale (a 0-dim float32 te
 (two sizes); an absent mask is ``None, None, []``.
 
 A grid of blocks, ``keep`` or ``uniform``, is a matrix, or flat with its sizes in ``grid``. Compiled graphs
-hold flat ones only: a matrix of one row would be a graph of its own.
+hold flat ones only: a matrix of one row would be a graph of its own. `draw` makes several masks of one grid at once
+where ``grid`` is (masks, rows, columns): their numbers, grids and plans lie behind each other.
 """
 
 from __future__ import annotations

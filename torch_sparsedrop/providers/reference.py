@@ -10,7 +10,15 @@ import torch
 from torch import Tensor
 
 from ..ops import packing
-from ..ops.checks import check_grid, check_linear, check_masks, check_p_tensor, check_weight_grad, grid_of
+from ..ops.checks import (
+    check_grid,
+    check_linear,
+    check_masks,
+    check_p_tensor,
+    check_uniform,
+    check_weight_grad,
+    grid_of,
+)
 from ..ops.schema import library
 from ..reference import masked_linear, masked_weight_grad
 from .status import Status
@@ -42,9 +50,9 @@ def plan(keep: Tensor, grid: Sequence[int] = ()) -> Tensor:
 
 
 def draw(uniform: Tensor, p: Tensor, balanced: bool, grid: Sequence[int] = ()) -> tuple[Tensor, Tensor, Tensor]:
-    rows, cols = check_grid(uniform, "uniform", torch.float32, grid, int(balanced))
+    count, rows, cols = check_uniform(uniform, balanced, grid)
     check_p_tensor(p, uniform)
-    keep, plan, scale = packing.draw(packing.matrix(uniform, rows, cols + balanced), p, balanced)
+    keep, plan, scale = packing.draw(packing.matrix(uniform, count * rows, cols + balanced), p, balanced, count)
     return packing.flat(keep) if len(grid) else keep, plan, scale
 
 

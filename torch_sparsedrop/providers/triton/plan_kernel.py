@@ -123,9 +123,15 @@ def make_plan(
     if MODE != "given":
         p = tl.load(p)
         p = tl.minimum(tl.maximum(p, 0.0, tl.PropagateNan.ALL), 1.0, tl.PropagateNan.ALL)
-        if tl.program_id(0) == 0:
+        if tl.program_id(0) + tl.program_id(1) == 0:
             left = 1 - p.to(tl.float64)
             tl.store(scale, tl.where(p < 1, 1 / left, 0.0).to(tl.float32))
+    # Several masks lie below each other, and their plans behind each other.
+    mask = tl.program_id(1).to(tl.int64)
+    source += mask * rows * stride_row
+    plan += mask * size
+    if MODE != "given":
+        keep += mask * rows * cols
     if tl.program_id(0) == 0:
         end = col_index + rows * cols + tl.arange(0, 4)
         tl.store(plan + end, tl.zeros_like(end), end < size)
