@@ -120,6 +120,25 @@ def test_plan_and_draw_equal_packing(grid, p):
     assert torch.equal(OPS.plan(keep), packing.pack(keep))
 
 
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(
+    "sizes", [(16384, 768, (128, 128)), (1000, 4100, (64, 48)), (33, 7, (16, 16)), (0, 7, (16, 16))]
+)
+def test_bias_gradients(dtype, sizes):
+    rows, cols, block = sizes
+    mask = sparsedrop.BlockMask.draw(rows, cols, 0.3, block=block, device="cuda")
+    grad = torch.randn(rows, cols, device="cuda").to(dtype)
+    terms = mask.scale * torch.where(mask.dense(), grad.double(), 0)
+    grad[~mask.dense()] = float("nan")
+    ones = torch.ones((), dtype=dtype, device="cuda").expand(rows, 1)
+    arguments = grad, ones, None, None, [], mask.plan, mask.scale, list(block), 0
+    first, second = (OPS.weight_grad(*arguments) for _ in range(2))  # The second call is the native part's.
+    assert torch.equal(first, second)
+    assert first.shape == (cols, 1)
+    assert (first.flatten() - terms.sum(0)).abs().max() <= (torch.finfo(dtype).eps + 1e-6) * terms.abs().sum(0).max()
+
+
 def test_dropped_values_are_never_used():
     case = Case(512, 384, 640, torch.bfloat16, "cuda", block_in=(128, 128), block_out=(128, 128))
     expected, gradient = case.expected_linear(), case.expected_weight_grad()
