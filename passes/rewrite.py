@@ -4,14 +4,15 @@ u = rand(rows · cols);  keep, plan, scale = sparsedrop.draw(u, p, (rows, cols))
 u = rand(n · rows · cols);  keeps, plans, scale = sparsedrop.draw(u, p, (n, rows, cols))
 dropout → linear                   sparsedrop.linear(x, W, b, plan, scale, block, –)
 linear → dropout                   sparsedrop.linear(x, W, b, –, plan, scale, block)
-linear → f → dropout → linear      the first with (plan, 1) on its output, the second with (plan, scale) on its input
+linear → f → dropout → linear      the first with (plan, 1) on its output, the second with (plan, scale) on its input;
+                                   f and the first one's bias by sparsedrop.activate(x, b, f, plan, block), where it can
 """
 
 from __future__ import annotations
 
 import math
 import operator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from torch_sparsedrop.ops import REVISION
 from torch_sparsedrop.ops.checks import flat_size, grid_of
 from torch_sparsedrop.ops.layout import layout
 
+from .activation import Activation, find_activation
 from .attention import emit_attention
 from .emit import Emitter, aten
 from .forms import value
@@ -54,7 +56,10 @@ class Rewriter:
         self.sources: dict[int, fx.Node] = {}
         self.inputs: dict[fx.Node, tuple[Site, Reader]] = {}
         self.outputs: dict[fx.Node, tuple[Site, int]] = {}
+        self.activations: dict[fx.Node, tuple[Site, Activation]] = {}
         for site in self.sites:
+            if (activation := find_activation(site)) is not None:
+                self.activations[activation.node] = site, activation
             self.inputs.update({reader.linear.node: (site, reader) for reader in site.readers})
             self.outputs.update({made.linear.node: (site, made.repeat) for made in site.producers})
 
@@ -68,6 +73,8 @@ class Rewriter:
                     self._dropout(by_node[node])
                 elif node in self.inputs or node in self.outputs:
                     self._linear(node)
+                elif node in self.activations:
+                    self._activate(*self.activations[node])
                 else:
                     continue
             dead.append(node)
@@ -101,7 +108,16 @@ class Rewriter:
             mask = self._mask(site, x, linear)
             scale = mask.scale if site.scale_output else self.emit.number(1.0, _device(x))
             out = (self._repeated(mask, repeat), scale, list(site.block))
+            if any(activation.linear.node is node for _, activation in self.activations.values()):
+                linear = replace(linear, bias=None)
         new = self._call(linear, x, (*into, *out))
+        node.replace_all_uses_with(new)
+
+    def _activate(self, site: Site, activation: Activation) -> None:
+        mask, node = self.masks[id(site)], activation.node
+        arguments = (activation.linear.bias, activation.function, mask.plan, list(site.block), REVISION)
+        x = operand(node, 0, "input")
+        new = self.emit.call(torch.ops.sparsedrop.activate.default, x, *arguments, like=node)
         node.replace_all_uses_with(new)
 
     def _undropped(self, site: Site, reader: Reader) -> fx.Node:
