@@ -25,7 +25,7 @@ from torch_sparsedrop.ops.layout import layout
 from .activation import Activation, find_activation
 from .attention import emit_attention
 from .emit import Emitter, aten
-from .forms import value
+from .forms import CASTS, op_name, passes_through, value
 from .normalise import Normal, match_linear
 from .sites import Linear, Reader, Site, Size, operand
 
@@ -122,8 +122,10 @@ class Rewriter:
 
     def _undropped(self, site: Site, reader: Reader) -> fx.Node:
         """The linear's x without the dropout."""
-        source = self.sources[id(site)]
-        for node in reader.chain:
+        source, chain = self.sources[id(site)], reader.chain
+        if chain and _undone(chain[-1], reader.linear.node):
+            chain = chain[:-1]
+        for node in chain:
             source = self.emit.copy(node, source)
         return source
 
@@ -232,6 +234,15 @@ class Rewriter:
             if node in todo and not node.users:
                 todo.update(arg for arg in node.all_input_nodes if arg.op in ("call_function", "call_method"))
                 self.graph.erase_node(node)
+
+
+def _undone(cast: fx.Node, linear: fx.Node) -> bool:
+    """Whether a linear takes back a cast to a wider dtype, as it does under autocast. The backward would keep what
+    comes of it beside its equal."""
+    before, after, result = value(passes_through(cast)), value(cast), value(linear)
+    if op_name(cast) not in CASTS or before is None or after is None or result is None:
+        return False
+    return before.dtype == result.dtype and torch.promote_types(before.dtype, after.dtype) == after.dtype
 
 
 def _alike(site: Site, sites: list[Site]) -> list[Site]:

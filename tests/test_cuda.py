@@ -261,6 +261,35 @@ def test_compiled_graphs_draw_fresh_masks(mode):
         assert not torch.equal(first[i][0], first[i + 1][0])
 
 
+@pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
+@pytest.mark.parametrize("function", [nn.GELU, nn.ReLU])
+def test_models_draw_fresh_masks(mode, function):
+    """The pass draws three masks at once, and its op computes what lies between two linears."""
+    torch._dynamo.reset()
+    layers = [(nn.Linear(512, 1024), function(), nn.Dropout(0.5), nn.Linear(1024, 512)) for _ in range(3)]
+    model = nn.Sequential(*[module for layer in layers for module in layer]).to("cuda", torch.bfloat16)
+    x = torch.randn(1024, 512, device="cuda", dtype=torch.bfloat16)
+    compiled = torch.compile(model, backend="sparsedrop", options={"select": "all", "mode": mode})
+
+    def steps(seed):
+        torch.manual_seed(seed)
+        found = []
+        for _ in range(5):
+            model.zero_grad()
+            y = compiled(x)
+            y.float().square().sum().backward()
+            found.append([y.detach().clone(), *(p.grad.clone() for p in model.parameters())])
+        return found
+
+    steps(1)
+    first, again, other = steps(2), steps(2), steps(3)
+    for tensors, tensors_again in zip(first, again, strict=True):
+        assert all(map(torch.equal, tensors, tensors_again))
+        assert all(tensor.isfinite().all() and tensor.any() for tensor in tensors)
+    for tensors, tensors_after in zip(first, [*first[1:], other[0]], strict=True):
+        assert not any(map(torch.equal, tensors, tensors_after))
+
+
 def test_other_streams():
     case = Case(2048, 2048, 2048, torch.bfloat16, "cuda", block_in=(128, 128))
     expected = OPS.linear(case.x, case.weight, case.b, *case.masks())

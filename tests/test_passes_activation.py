@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn import functional as F
 from torch_sparsedrop.passes import SparseDropPass, activation
+from torch_sparsedrop.passes.forms import op_name
 
 from torch_sparsedrop.ops.functions import FUNCTIONS
 
@@ -97,6 +98,27 @@ def test_under_autocast_and_inductor() -> None:
         y = compiled(x)
     y.float().square().mean().backward()
     assert all(p.grad is not None and p.grad.dtype == torch.float32 and p.grad.any() for p in model.parameters())
+
+
+class Widened(Mlp):
+    """As Hugging Face's T5, whose second linear stays in float32."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(self.drop(self.function(self.fc1(x))).to(self.fc2.weight.dtype))
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_a_cast_that_autocast_takes_back_is_left_out(autocast: bool) -> None:
+    model = Widened()
+    if not autocast:
+        model.fc1.bfloat16()
+    x = torch.randn(40, 64, dtype=torch.float32 if autocast else torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        module = capture(model, x)
+    SparseDropPass(select="all", block=32)(module.graph)
+    first, second = (node for node in module.graph.nodes if node.target is OPS.linear.default)
+    assert op_name(second.args[0]) == ("gelu" if autocast else "to")
+    assert [node.meta["example_value"].dtype for node in (first, second)][autocast] == torch.bfloat16
 
 
 @pytest.mark.usefixtures("everywhere", "fresh_compiler")
