@@ -36,6 +36,9 @@ def source_hash() -> str:
 class SparseDropPass(CustomGraphPass):
     """The pass with its options: for Inductor's ``pre_grad_custom_pass``, or called on any captured graph.
 
+    ``together`` draws the masks of one grid and p at once. Without it each is drawn by itself where it is first needed:
+    random numbers then come in the model's order, as a seed promises outside Inductor.
+
     Attributes:
         sites: what was found and decided, over all graphs so far.
         matched: fused sites by class.
@@ -48,12 +51,14 @@ class SparseDropPass(CustomGraphPass):
         *,
         name: Callable[[fx.Node], str] = path_of,
         trains: Callable[[fx.Node], bool] | None = None,
+        together: bool = False,
         keep_dumps: bool = False,
         **settings: object,
     ) -> None:
         self.options = Options.parse(settings) if options is None else options
         self.name = name
         self.trains = trains
+        self.together = together
         if self.options.insert is not None and trains is None:
             raise ValueError('insert="linear" must know which modules train: use convert or backend="sparsedrop"')
         self.keep_dumps = keep_dumps
@@ -66,7 +71,7 @@ class SparseDropPass(CustomGraphPass):
             before = str(part) if self.keep_dumps else ""
             normal = normalise(part)
             sites = decide(normal, self.options, name=self.name, trains=self.trains)
-            rewrite(normal, sites, self.options.kind)
+            rewrite(normal, sites, self.options.kind, self.together)
             fused = Counter(site.letter for site in sites if site.fused)
             self.sites += sites
             self.matched += fused
@@ -77,7 +82,7 @@ class SparseDropPass(CustomGraphPass):
                 self.dumps.append((before, str(part)))
 
     def uuid(self) -> str:
-        return f"torch_sparsedrop {source_hash()} {REVISION} {self.options!r}"
+        return f"torch_sparsedrop {source_hash()} {REVISION} {self.options!r} {self.together}"
 
 
 def graphs(graph: fx.Graph) -> Iterator[fx.Graph]:

@@ -1,25 +1,31 @@
 """Step three: carry out what was decided.
 
-u = rand(rows · cols);  keep, plan, scale = sparsedrop.draw(u, p, (rows, cols))
+u = rand(rows · cols);  keep, plan, scale = sparsedrop.draw(u, p, (rows, cols)), and n masks of one grid and p at once
+u = rand(n · rows · cols);  keeps, plans, scale = sparsedrop.draw(u, p, (n, rows, cols))
 dropout → linear                   sparsedrop.linear(x, W, b, plan, scale, block, –)
 linear → dropout                   sparsedrop.linear(x, W, b, –, plan, scale, block)
-linear → f → dropout → linear      the first with (plan, 1) on its output, the second with (plan, scale) on its input
+linear → f → dropout → linear      the first with (plan, 1) on its output, the second with (plan, scale) on its input;
+                                   f and the first one's bias by sparsedrop.activate(x, b, f, plan, block), where it can
 """
 
 from __future__ import annotations
 
+import math
 import operator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import fx
 
 from torch_sparsedrop.ops import REVISION
+from torch_sparsedrop.ops.checks import flat_size, grid_of
+from torch_sparsedrop.ops.layout import layout
 
+from .activation import Activation, find_activation
 from .attention import emit_attention
 from .emit import Emitter, aten
-from .forms import value
+from .forms import CASTS, op_name, passes_through, value
 from .normalise import Normal, match_linear
 from .sites import Linear, Reader, Site, Size, operand
 
@@ -28,27 +34,32 @@ NO_MASK: tuple[Any, Any, list[int]] = (None, None, [])
 
 @dataclass
 class _Mask:
-    """A site's mask in the graph."""
+    """A site's mask in the graph. ``part``: where its grid begins and ends in ``drawn``, if that holds several."""
 
     drawn: fx.Node
     plan: fx.Node
     scale: fx.Node
     sizes: tuple[Size | fx.Node, Size | fx.Node]
     grid: list[Size | fx.Node]
+    part: tuple[int, int] | None = None
 
 
 class Rewriter:
-    def __init__(self, normal: Normal, sites: list[Site], kind: str) -> None:
+    def __init__(self, normal: Normal, sites: list[Site], kind: str, together: bool) -> None:
         self.graph = normal.graph
         self.emit = Emitter(normal.graph)
         self.balanced = kind == "balanced"
+        self.together = together
         self.sites = [site for site in sites if site.fused]
         self.removed = [site for site in sites if site.removed]
         self.masks: dict[int, _Mask] = {}
         self.sources: dict[int, fx.Node] = {}
         self.inputs: dict[fx.Node, tuple[Site, Reader]] = {}
         self.outputs: dict[fx.Node, tuple[Site, int]] = {}
+        self.activations: dict[fx.Node, tuple[Site, Activation]] = {}
         for site in self.sites:
+            if (activation := find_activation(site)) is not None:
+                self.activations[activation.node] = site, activation
             self.inputs.update({reader.linear.node: (site, reader) for reader in site.readers})
             self.outputs.update({made.linear.node: (site, made.repeat) for made in site.producers})
 
@@ -62,6 +73,8 @@ class Rewriter:
                     self._dropout(by_node[node])
                 elif node in self.inputs or node in self.outputs:
                     self._linear(node)
+                elif node in self.activations:
+                    self._activate(*self.activations[node])
                 else:
                     continue
             dead.append(node)
@@ -95,13 +108,24 @@ class Rewriter:
             mask = self._mask(site, x, linear)
             scale = mask.scale if site.scale_output else self.emit.number(1.0, _device(x))
             out = (self._repeated(mask, repeat), scale, list(site.block))
+            if any(activation.linear.node is node for _, activation in self.activations.values()):
+                linear = replace(linear, bias=None)
         new = self._call(linear, x, (*into, *out))
+        node.replace_all_uses_with(new)
+
+    def _activate(self, site: Site, activation: Activation) -> None:
+        mask, node = self.masks[id(site)], activation.node
+        arguments = (activation.linear.bias, activation.function, mask.plan, list(site.block), REVISION)
+        x = operand(node, 0, "input")
+        new = self.emit.call(torch.ops.sparsedrop.activate.default, x, *arguments, like=node)
         node.replace_all_uses_with(new)
 
     def _undropped(self, site: Site, reader: Reader) -> fx.Node:
         """The linear's x without the dropout."""
-        source = self.sources[id(site)]
-        for node in reader.chain:
+        source, chain = self.sources[id(site)], reader.chain
+        if chain and _undone(chain[-1], reader.linear.node):
+            chain = chain[:-1]
+        for node in chain:
             source = self.emit.copy(node, source)
         return source
 
@@ -126,8 +150,31 @@ class Rewriter:
 
     def _mask(self, site: Site, x: fx.Node, producer: Linear | None = None) -> _Mask:
         """The site's mask, drawn where it is first needed: from x (rows, K), or for a producer's (rows, N)."""
-        if id(site) in self.masks:
-            return self.masks[id(site)]
+        if id(site) not in self.masks:
+            alike = _alike(site, self.sites) if self.together else []
+            if len(alike) > 1:
+                self._draw_together(alike)
+            else:
+                self.masks[id(site)] = self._draw_alone(site, x, producer)
+        return self.masks[id(site)]
+
+    def _draw_together(self, sites: list[Site]) -> None:
+        """One draw for sites of one grid and p, where the first of them needs its mask."""
+        emit, device = self.emit, _device(sites[0].node)
+        rows, cols = grid_of(*_sizes(sites[0]), sites[0].block)
+        numbers = [flat_size(len(sites) * rows, cols + self.balanced)]
+        uniform = emit.call(torch.rand, numbers, dtype=torch.float32, device=device)
+        assert sites[0].p is not None
+        p, grid = emit.number(sites[0].p, device), [len(sites), rows, cols]
+        drawn = emit.call(torch.ops.sparsedrop.draw.default, uniform, p, self.balanced, grid)
+        plans, scale = (emit.call(operator.getitem, drawn, i) for i in (1, 2))
+        size, blocks = layout(rows, cols).size, rows * cols
+        for i, site in enumerate(sites):
+            plan = emit.call(aten.slice.Tensor, plans, 0, i * size, (i + 1) * size)
+            site.drawn, site.place = drawn, i
+            self.masks[id(site)] = _Mask(drawn, plan, scale, _sizes(site), [rows, cols], (i * blocks, (i + 1) * blocks))
+
+    def _draw_alone(self, site: Site, x: fx.Node, producer: Linear | None) -> _Mask:
         emit, block = self.emit, site.block
         sizes = emit.sizes(x)
         cols = sizes[-1] if producer is None else self._columns(site, producer)
@@ -142,11 +189,11 @@ class Rewriter:
         drawn = emit.call(torch.ops.sparsedrop.draw.default, uniform, emit.number(site.p, device), self.balanced, grid)
         plan, scale = (emit.call(operator.getitem, drawn, i) for i in (1, 2))
         site.drawn = drawn
-        self.masks[id(site)] = mask = _Mask(drawn, plan, scale, (rows, cols), grid)
-        return mask
+        return _Mask(drawn, plan, scale, (rows, cols), grid)
 
     def _keep(self, mask: _Mask) -> fx.Node:
-        return self.emit.call(operator.getitem, mask.drawn, 0)
+        keep = self.emit.call(operator.getitem, mask.drawn, 0)
+        return keep if mask.part is None else self.emit.call(aten.slice.Tensor, keep, 0, *mask.part)
 
     def _columns(self, site: Site, producer: Linear) -> Size | fx.Node:
         cols = site.shape[-1]
@@ -189,13 +236,39 @@ class Rewriter:
                 self.graph.erase_node(node)
 
 
+def _undone(cast: fx.Node, linear: fx.Node) -> bool:
+    """Whether a linear takes back a cast to a wider dtype, as it does under autocast. The backward would keep what
+    comes of it beside its equal."""
+    before, after, result = value(passes_through(cast)), value(cast), value(linear)
+    if op_name(cast) not in CASTS or before is None or after is None or result is None:
+        return False
+    return before.dtype == result.dtype and torch.promote_types(before.dtype, after.dtype) == after.dtype
+
+
+def _alike(site: Site, sites: list[Site]) -> list[Site]:
+    """The sites whose masks can be drawn with this one's: of the same grid and p, known before the graph runs."""
+    wanted = _drawn_as(site)
+    return [] if wanted is None else [other for other in sites if _drawn_as(other) == wanted]
+
+
+def _drawn_as(site: Site) -> tuple[object, ...] | None:
+    if isinstance(site.p, fx.Node) or not all(isinstance(size, int) for size in site.shape):
+        return None
+    return grid_of(*_sizes(site), site.block), site.p, _device(site.node)
+
+
+def _sizes(site: Site) -> tuple[int, int]:
+    """Rows and columns."""
+    return math.prod(site.shape[:-1]), site.shape[-1]
+
+
 def _device(node: fx.Node) -> torch.device:
     tensor = value(node)
     assert tensor is not None
     return tensor.device
 
 
-def rewrite(normal: Normal, sites: list[Site], kind: str = "bernoulli") -> None:
-    """Replace every fused site's dropout and linears in the graph."""
+def rewrite(normal: Normal, sites: list[Site], kind: str = "bernoulli", together: bool = False) -> None:
+    """Replace every fused site's dropout and linears in the graph. ``together``: see `SparseDropPass`."""
     if any(site.fused or site.removed for site in sites):
-        Rewriter(normal, sites, kind).run()
+        Rewriter(normal, sites, kind, together).run()

@@ -91,6 +91,8 @@ class Site:
     """An override set its probability to 0: the dropout goes."""
     drawn: fx.Node | None = None
     """The node that draws the mask, once the graph is rewritten."""
+    place: int | None = None
+    """Which of the masks it draws, where they are several."""
     inserted: bool = False
     """There is no dropout call: ``node`` is the linear that gets one."""
 

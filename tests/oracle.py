@@ -38,7 +38,7 @@ class Twin:
     def __call__(self, module: fx.GraphModule, example_inputs: Any) -> Any:
         original = copy.deepcopy(module)
         normalise(original.graph)  # readers of a tensor that is written in place read the written one
-        run = SparseDropPass(self.options, trains=lambda node: True)
+        run = SparseDropPass(self.options, trains=lambda node: True, together=True)
         run(module.graph)
         self.sites += run.sites
         masks: dict[str, tuple[Tensor, Tensor]] = {}
@@ -67,15 +67,17 @@ class _Seeded(fx.Interpreter):
 class _Fused(_Seeded):
     def __init__(self, module: fx.GraphModule, sites: list[Site], masks: Any, kept: list[float]) -> None:
         super().__init__(module, sites)
-        self.drawn = {site.drawn: site for site in sites if site.drawn is not None}
+        self.sites = sites
         self.masks, self.kept = masks, kept
 
     def run_node(self, n: fx.Node) -> Any:
         result = super().run_node(n)
-        if n in self.drawn:
-            keep, _, scale = result
-            self.masks[self.drawn[n].node.name] = keep, scale
-            self.kept.append(keep.float().mean().item())
+        for site in self.sites:
+            if site.drawn is n:
+                keeps, _, scale = result
+                keep = keeps if site.place is None else keeps.chunk(n.args[3][0])[site.place]
+                self.masks[site.node.name] = keep, scale
+                self.kept.append(keep.float().mean().item())
         return result
 
 

@@ -42,7 +42,7 @@ def first(name):
 
 error = None
 library = torch.library.Library("sparsedrop", "IMPL")
-for name in ("draw", "linear", "weight_grad"):
+for name in ("draw", "linear", "weight_grad", "activate", "activate_grad"):
     library.impl("first_" + name, first(name), "CPU")
 
 def call(name, *arguments):
@@ -131,6 +131,7 @@ def test_draw(ask) -> None:
 p = torch.tensor(0.5)
 for balanced in False, True:
     cases = (torch.rand(3, 4 + balanced), ()), (torch.rand(3 * (4 + balanced)), (3, 4)), (torch.rand(2), (1, 1))
+    cases += (torch.rand(6 * (4 + balanced)), (2, 3, 4)),
     for uniform, grid in cases:
         if balanced and len(uniform) == 2:
             continue
@@ -140,9 +141,37 @@ for balanced in False, True:
 """
     )
     uniform, p, keep, plan, scale = 0, 1, 4, 5, 6
-    assert started(lines) == ["first", [uniform, p, keep, plan, scale, *[None] * 4, "workspace"]] * 5
+    assert started(lines) == ["first", [uniform, p, keep, plan, scale, *[None] * 4, "workspace"]] * 7
     shapes = [line for line in lines if line.startswith("[")]
-    assert len(shapes) == 10
+    assert len(shapes) == 14
+    assert shapes[::2] == shapes[1::2]
+
+
+def test_activate(ask) -> None:
+    lines = ask(
+        SCRIPT
+        + """
+plan = sparsedrop.BlockMask.draw(64, 32, 0.5, block=(16, 16)).plan
+dy = torch.randn(64, 32)
+for added in bias, None, bias.half():
+    for function in 0, 1:
+        for _ in range(2):
+            made = call("activate", grad, added, function, plan, (16, 16), 0)
+            made = [made, *call("activate_grad", dy, grad, added, function, plan, (16, 16), 0)]
+            print([(tuple(t.shape), t.dtype) for t in made])
+"""
+    )
+    calls = started(lines)
+    for i in range(0, 24, 4):
+        bias_at = None if i in (8, 12) else 1
+        assert calls[i : i + 2] == ["first", "first"]
+        assert calls[i + 2] == [0, None, 6, bias_at, None, 3, *[None] * 3, "workspace"]
+        # The gradient of no bias has no elements, so that it may have an address or none.
+        x, dy, dx, bias, db, plan, *rest = calls[i + 3]
+        assert [x, dy, dx, bias, plan, *rest] == [1, 0, 7, bias_at and 2, 4, *[None] * 3, "workspace"]
+        assert db == 8 or bias_at is None
+    shapes = [line for line in lines if line.startswith("[")]
+    assert len(shapes) == 12
     assert shapes[::2] == shapes[1::2]
 
 

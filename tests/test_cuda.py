@@ -111,8 +111,32 @@ def test_plan_and_draw_equal_packing(grid, p):
         for mine, theirs in zip(OPS.draw(uniform, p, balanced), packing.draw(uniform, p, balanced), strict=True):
             assert mine.dtype == theirs.dtype
             assert torch.equal(mine, theirs)
+        uniform = torch.rand(3 * rows, cols + balanced, device="cuda")
+        for _ in range(2):  # The second call is the native part's.
+            several = OPS.draw(uniform.flatten(), p, balanced, (3, rows, cols))
+            for mine, theirs in zip(several, packing.draw(uniform, p, balanced, 3), strict=True):
+                assert torch.equal(mine, theirs.flatten() if theirs.dim() else theirs)
     keep = torch.rand(cols, rows, device="cuda").t() >= p
     assert torch.equal(OPS.plan(keep), packing.pack(keep))
+
+
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(
+    "sizes", [(16384, 768, (128, 128)), (1000, 4100, (64, 48)), (33, 7, (16, 16)), (0, 7, (16, 16))]
+)
+def test_bias_gradients(dtype, sizes):
+    rows, cols, block = sizes
+    mask = sparsedrop.BlockMask.draw(rows, cols, 0.3, block=block, device="cuda")
+    grad = torch.randn(rows, cols, device="cuda").to(dtype)
+    terms = mask.scale * torch.where(mask.dense(), grad.double(), 0)
+    grad[~mask.dense()] = float("nan")
+    ones = torch.ones((), dtype=dtype, device="cuda").expand(rows, 1)
+    arguments = grad, ones, None, None, [], mask.plan, mask.scale, list(block), 0
+    first, second = (OPS.weight_grad(*arguments) for _ in range(2))  # The second call is the native part's.
+    assert torch.equal(first, second)
+    assert first.shape == (cols, 1)
+    assert (first.flatten() - terms.sum(0)).abs().max() <= (torch.finfo(dtype).eps + 1e-6) * terms.abs().sum(0).max()
 
 
 def test_dropped_values_are_never_used():
@@ -235,6 +259,35 @@ def test_compiled_graphs_draw_fresh_masks(mode):
     assert not torch.equal(first[0][0], other[0][0])
     for i in range(5):
         assert not torch.equal(first[i][0], first[i + 1][0])
+
+
+@pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
+@pytest.mark.parametrize("function", [nn.GELU, nn.ReLU])
+def test_models_draw_fresh_masks(mode, function):
+    """The pass draws three masks at once, and its op computes what lies between two linears."""
+    torch._dynamo.reset()
+    layers = [(nn.Linear(512, 1024), function(), nn.Dropout(0.5), nn.Linear(1024, 512)) for _ in range(3)]
+    model = nn.Sequential(*[module for layer in layers for module in layer]).to("cuda", torch.bfloat16)
+    x = torch.randn(1024, 512, device="cuda", dtype=torch.bfloat16)
+    compiled = torch.compile(model, backend="sparsedrop", options={"select": "all", "mode": mode})
+
+    def steps(seed):
+        torch.manual_seed(seed)
+        found = []
+        for _ in range(5):
+            model.zero_grad()
+            y = compiled(x)
+            y.float().square().sum().backward()
+            found.append([y.detach().clone(), *(p.grad.clone() for p in model.parameters())])
+        return found
+
+    steps(1)
+    first, again, other = steps(2), steps(2), steps(3)
+    for tensors, tensors_again in zip(first, again, strict=True):
+        assert all(map(torch.equal, tensors, tensors_again))
+        assert all(tensor.isfinite().all() and tensor.any() for tensor in tensors)
+    for tensors, tensors_after in zip(first, [*first[1:], other[0]], strict=True):
+        assert not any(map(torch.equal, tensors, tensors_after))
 
 
 def test_other_streams():

@@ -44,6 +44,7 @@ def test_bitmaps_can_be_read_as_64_bit_words():
             at = layout.layout(rows, cols)
             assert at.row_bits % 2 == 0
             assert at.col_bits % 2 == 0
+            assert at.size % 4 == 0
 
 
 @pytest.mark.parametrize("keep", [torch.zeros(3), torch.zeros(2, 2), torch.zeros(2, 2, 2, dtype=torch.bool)])

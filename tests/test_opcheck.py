@@ -55,3 +55,12 @@ def test_flat_plan_and_draw(grid):
     for balanced in (False, True):
         uniform = torch.rand(flat_size(grid[0], grid[1] + balanced))
         torch.library.opcheck(torch.ops.sparsedrop.draw.default, (uniform, torch.tensor(0.3), balanced, grid))
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+@pytest.mark.parametrize("grid", [(0, 3), (1, 1), (4, 70), (65, 1)])
+def test_several_masks_at_once(grid, count):
+    for balanced in (False, True):
+        uniform = torch.rand(flat_size(count * grid[0], grid[1] + balanced))
+        arguments = uniform, torch.tensor(0.3), balanced, (count, *grid)
+        torch.library.opcheck(torch.ops.sparsedrop.draw.default, arguments)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from kernel_cases import Case, assert_close, assert_zero_where_dropped, random_case
 
+from torch_sparsedrop import BlockMask
 from torch_sparsedrop.ops import packing
 
 if torch.cuda.is_available():
@@ -17,6 +18,7 @@ if importlib.util.find_spec("triton") is None:
 
 from torch_sparsedrop.providers.cuda import device as devices
 from torch_sparsedrop.providers.cuda import matmul
+from torch_sparsedrop.providers.triton import column as column_sum
 from torch_sparsedrop.providers.triton import plan
 
 # The interpreter has no product of bfloat16.
@@ -71,6 +73,35 @@ def test_long_walks():
     assert_close(matmul.weight_grad(case.grad, case.x, *case.masks()), case.expected_weight_grad(), case.m)
 
 
+@pytest.mark.usefixtures("capability")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("side", ["grad", "x"])
+@pytest.mark.parametrize(
+    "sizes", [(150, 200, (32, 48)), (129, 131, (128, 128)), (700, 64, (16, 16)), (33, 7, (64, 16)), (0, 7, (16, 16))]
+)
+def test_sums_against_one_column(dtype, side, sizes):
+    """As a bias has its gradient, or the weight of a linear with one output; the column need not be of ones."""
+    rows, cols, block = sizes
+    mask = BlockMask.draw(rows, cols, 0.4, block=block)
+    masked = torch.randn(rows, cols).to(dtype)
+    dropped = ~mask.dense()
+    poisoned = torch.where(dropped, float("nan"), masked)
+    of_mask, none = (mask.plan, mask.scale, list(block)), (None, None, [])
+    for column in (torch.ones(()).expand(rows, 1), torch.randn(rows, 1)):
+        column = column.to(dtype)
+        terms = mask.scale * torch.where(dropped, 0, masked * column.double())
+        if side == "grad":
+            got = matmul.weight_grad(poisoned, column, *none, *of_mask, 0)
+            assert got.shape == (cols, 1)
+        else:
+            got = matmul.weight_grad(column, poisoned, *of_mask, *none, 0)
+            assert got.shape == (1, cols)
+        assert (got.flatten() - terms.sum(0)).abs().max() <= (torch.finfo(dtype).eps + 1e-6) * terms.abs().sum(0).max()
+        (launch,) = matmul._known.values()
+        assert isinstance(launch, column_sum.Launch)
+        matmul._known.clear()
+
+
 def test_dropped_values_are_never_used():
     case = Case(96, 64, 96, torch.float32, "cpu", block_in=(32, 32), block_out=(32, 32), p=0.5)
     expected, gradient = case.expected_linear(), case.expected_weight_grad()
@@ -115,6 +146,17 @@ def test_plan_and_draw_equal_packing(grid, p):
         assert torch.equal(plan.plan(keep, grid), got[1])
     keep = torch.rand(cols, rows).t() >= p
     assert torch.equal(plan.plan(keep), packing.pack(keep))
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("grid", [(1, 2), (5, 7), (33, 20)])
+def test_several_masks_in_one_draw(grid, count):
+    for balanced in (False, True):
+        uniform = torch.rand(count * grid[0], grid[1] + balanced)
+        got = plan.draw(uniform.flatten(), torch.tensor(0.3), balanced, (count, *grid))
+        for mine, theirs in zip(got, packing.draw(uniform, torch.tensor(0.3), balanced, count), strict=True):
+            assert mine.dtype == theirs.dtype
+            assert torch.equal(mine, theirs.flatten() if theirs.dim() else theirs)
 
 
 @pytest.mark.filterwarnings("ignore:torch_sparsedrop. no fused kernels")

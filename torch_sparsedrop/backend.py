@@ -50,10 +50,18 @@ def compile_with(
     from .modules import module_trains, namer
     from .passes import SparseDropPass
 
-    SparseDropPass(options, name=namer(model), trains=module_trains)(module.graph)
+    run = SparseDropPass(options, name=namer(model), trains=module_trains, together=_seeds_each_call(options))
+    run(module.graph)
     if options.inner == "eager" and _recomputes(module):
         options = replace(options, inner="aot_eager")
     return _inner(options)(module, example_inputs)
+
+
+def _seeds_each_call(options: Options) -> bool:
+    """Whether random calls are seeded one by one, so that a seed promises no order of theirs: Inductor's way."""
+    from torch._inductor import config
+
+    return options.inner == "inductor" and not inductor_config(options).get("fallback_random", config.fallback_random)
 
 
 def _recomputes(module: fx.GraphModule) -> bool:

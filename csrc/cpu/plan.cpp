@@ -33,14 +33,17 @@ void describe_rows(const Grid& grid, int32_t* bits, int32_t* count, int32_t* ord
   std::stable_sort(order, order + grid.rows, [&](int32_t a, int32_t b) { return count[a] > count[b]; });
 }
 
-Tensor pack_plan(const Grid& grid) {
+// The plans of several grids that lie below each other.
+Tensor pack_plans(Grid grid, int64_t count) {
   const PlanLayout at = plan_layout(grid.rows, grid.columns);
-  Tensor plan = new_tensor({at.size}, ScalarType::Int);
-  auto words = static_cast<int32_t*>(plan.mutable_data_ptr());
-  std::fill_n(words, at.size, 0);
-  describe_rows(grid, words + at.row_bits, words + at.row_count, words + at.row_order, words + at.row_index);
-  describe_rows(grid.transposed(), words + at.col_bits, words + at.col_count, words + at.col_order, words + at.col_index);
-  return plan;
+  Tensor plans = new_tensor({count * at.size}, ScalarType::Int);
+  auto words = static_cast<int32_t*>(plans.mutable_data_ptr());
+  std::fill_n(words, count * at.size, 0);
+  for (; count > 0; --count, words += at.size, grid.keep += grid.rows * grid.row_stride) {
+    describe_rows(grid, words + at.row_bits, words + at.row_count, words + at.row_order, words + at.row_index);
+    describe_rows(grid.transposed(), words + at.col_bits, words + at.col_count, words + at.col_order, words + at.col_index);
+  }
+  return plans;
 }
 
 // Keeps ⌊k⌋ or ⌊k⌋ + 1 blocks of each row, k = (1 − p) · columns: those with the smallest draws.
@@ -86,12 +89,15 @@ Tensor plan(const Tensor& keep, Blocks sizes) {
   STD_TORCH_CHECK(keep.scalar_type() == ScalarType::Bool && is_grid(keep, sizes, 0), "keep must be a bool tensor, ",
                   described(sizes), ", got ", keep.scalar_type(), " of shape ", shape_of(keep));
   const auto data = static_cast<const bool*>(keep.const_data_ptr());
-  if (!sizes.empty()) return pack_plan({data, sizes[0], sizes[1], sizes[1] * keep.stride(0), keep.stride(0)});
-  return pack_plan({data, keep.size(0), keep.size(1), keep.stride(0), keep.stride(1)});
+  if (!sizes.empty()) return pack_plans({data, sizes[0], sizes[1], sizes[1] * keep.stride(0), keep.stride(0)}, 1);
+  return pack_plans({data, keep.size(0), keep.size(1), keep.stride(0), keep.stride(1)}, 1);
 }
 
 std::tuple<Tensor, Tensor, Tensor> draw(const Tensor& uniform_, const Tensor& p_, bool balanced, Blocks sizes) {
-  STD_TORCH_CHECK(uniform_.scalar_type() == ScalarType::Float && is_grid(uniform_, sizes, balanced),
+  // Several masks are drawn like the rows of one.
+  const int64_t count = sizes.size() == 3 ? sizes[0] : 1;
+  if (sizes.size() == 3) sizes = {count * sizes[1], sizes[2]};
+  STD_TORCH_CHECK(count >= 0 && uniform_.scalar_type() == ScalarType::Float && is_grid(uniform_, sizes, balanced),
                   "uniform must be a float32 tensor, ", described(sizes), balanced ? ", with a column more than the grid" : "",
                   ", got ", uniform_.scalar_type(), " of shape ", shape_of(uniform_));
   STD_TORCH_CHECK(p_.scalar_type() == ScalarType::Float && p_.dim() == 0, "p must be a 0-dim float32 tensor, got ",
@@ -114,7 +120,7 @@ std::tuple<Tensor, Tensor, Tensor> draw(const Tensor& uniform_, const Tensor& p_
 
   Tensor scale = new_tensor({}, ScalarType::Float);
   *static_cast<float*>(scale.mutable_data_ptr()) = p < 1 ? static_cast<float>(1 / (1 - static_cast<double>(p))) : 0.0f;
-  return {keep, pack_plan({kept, rows, columns, columns, 1}), scale};
+  return {keep, pack_plans({kept, count ? rows / count : 0, columns, columns, 1}, count), scale};
 }
 
 }  // namespace sparsedrop

@@ -170,7 +170,7 @@ std::vector<Tensor> first(const char* op, std::array<StableIValue, Count> argume
   return made;
 }
 
-enum Op : int64_t { kLinear, kWeightGrad, kDraw };
+enum Op : int64_t { kLinear, kWeightGrad, kDraw, kActivate, kActivateGrad };
 
 Key begin(Op op) {
   Key key;
@@ -232,11 +232,12 @@ std::tuple<Tensor, Tensor, Tensor> draw(const Tensor& uniform, const Tensor& p, 
   note(key, grid);
   if (const auto known = table().find(key)) {
     const bool flat = !grid.empty();
-    const int64_t rows = flat ? grid[0] : uniform.size(0), cols = flat ? grid[1] : uniform.size(1) - balanced;
+    const int64_t count = grid.size() == 3 ? grid[0] : 1;
+    const int64_t rows = flat ? grid[grid.size() - 2] : uniform.size(0), cols = flat ? grid.back() : uniform.size(1) - balanced;
     // A flat grid never has one element: see flat_size in checks.py.
-    const Sizes shape = flat ? Sizes{std::max<int64_t>(rows * cols, cols > 1 ? 0 : 2)} : Sizes{rows, cols};
+    const Sizes shape = flat ? Sizes{std::max<int64_t>(count * rows * cols, cols > 1 ? 0 : 2)} : Sizes{rows, cols};
     const OptionalTensor keep = new_tensor(shape, aoti_torch_dtype_bool(), uniform);
-    const OptionalTensor plan = new_tensor({plan_layout(rows, cols).size}, aoti_torch_dtype_int32(), uniform);
+    const OptionalTensor plan = new_tensor({count * plan_layout(rows, cols).size}, aoti_torch_dtype_int32(), uniform);
     const OptionalTensor scale = new_tensor({}, aoti_torch_dtype_float32(), uniform);
     if (keep && plan && scale &&
         start(*known, *scale, {address(uniform), address(p), address(*keep), address(*plan), address(*scale)}))
@@ -245,6 +246,45 @@ std::tuple<Tensor, Tensor, Tensor> draw(const Tensor& uniform, const Tensor& p, 
   const std::array arguments{from(uniform), from(p), from(balanced), from(grid)};
   const auto made = first("sparsedrop::first_draw", arguments, std::move(key));
   return {made[0], made[1], made[2]};
+}
+
+// The addresses are in the order that activate.py has.
+Tensor activate(const Tensor& x, const OptionalTensor& bias, int64_t function, const Tensor& plan, Sizes block,
+                int64_t revision) {
+  Key key = begin(kActivate);
+  key.push_back(function);
+  note(key, x);
+  note(key, bias);
+  note(key, plan);
+  note(key, block);
+  if (const auto known = table().find(key)) {
+    const OptionalTensor y = new_tensor({x.sizes().begin(), x.sizes().end()}, dtype(x), x);
+    if (y && start(*known, *y, {address(x), 0, address(*y), address(bias), 0, address(plan)})) return *y;
+  }
+  const std::array arguments{from(x), from(bias), from(function), from(plan), from(block), from(revision)};
+  return first("sparsedrop::first_activate", arguments, std::move(key))[0];
+}
+
+std::tuple<Tensor, Tensor> activate_grad(const Tensor& grad, const Tensor& x, const OptionalTensor& bias, int64_t function,
+                                         const Tensor& plan, Sizes block, int64_t revision) {
+  Key key = begin(kActivateGrad);
+  key.push_back(function);
+  note(key, grad);
+  note(key, x);
+  note(key, bias);
+  note(key, plan);
+  note(key, block);
+  if (const auto known = table().find(key)) {
+    const OptionalTensor dx = new_tensor({x.sizes().begin(), x.sizes().end()}, dtype(x), x);
+    const OptionalTensor db = new_tensor({bias ? bias->size(0) : 0}, dtype(bias ? *bias : x), x);
+    if (dx && db &&
+        start(*known, *dx, {address(x), address(grad), address(*dx), address(bias), address(*db), address(plan)}))
+      return {*dx, *db};
+  }
+  const std::array arguments{from(grad), from(x),     from(bias),    from(function),
+                             from(plan), from(block), from(revision)};
+  const auto made = first("sparsedrop::first_activate_grad", arguments, std::move(key));
+  return {made[0], made[1]};
 }
 
 void forget() { table().forget(); }
@@ -256,6 +296,8 @@ STABLE_TORCH_LIBRARY_IMPL(sparsedrop, CUDA, m) {
   m.impl("linear", TORCH_BOX(&sparsedrop::linear));
   m.impl("weight_grad", TORCH_BOX(&sparsedrop::weight_grad));
   m.impl("draw", TORCH_BOX(&sparsedrop::draw));
+  m.impl("activate", TORCH_BOX(&sparsedrop::activate));
+  m.impl("activate_grad", TORCH_BOX(&sparsedrop::activate_grad));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(sparsedrop, CompositeExplicitAutograd, m) { m.impl("forget", TORCH_BOX(&sparsedrop::forget)); }

@@ -3,6 +3,7 @@
     dX = s · M_in ⊙ ((M_out ⊙ dY) W)             `linear` with the masks exchanged
     dW = s · (M_out ⊙ dY)ᵀ (M_in ⊙ X)            `weight_grad`
     db = s_out · Σ_rows (M_out ⊙ dY)             `weight_grad` against a column of ones, or without M_out a sum
+    M ⊙ f(x + b)                                 `activate_grad`, which has no derivative of its own
 
 with s = s_in · s_out. The derivatives of `weight_grad` are `linear` again, so gradients of any order
 follow. `linear` and `weight_grad` here are the entrance from Python (cheap in eager mode, right under
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from .functions import RELU
 from .schema import REVISION, library
 
 Masks = tuple[Any, ...]
@@ -170,3 +172,25 @@ torch.library.register_autograd(
     setup_context=_setup(2),
     lib=library,
 )
+
+
+def _activate_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, bias, ctx.function, plan, ctx.block, _revision = inputs
+    # The next linear keeps the result anyway, so that x need not be kept where the result will do.
+    ctx.save_for_backward(output if ctx.function == RELU else x, bias, plan)
+
+
+def _activate_backward(ctx: Any, grad: Tensor) -> Any:
+    source, bias, plan = ctx.saved_tensors
+    dx, db = torch.ops.sparsedrop.activate_grad(grad, source, bias, ctx.function, plan, ctx.block, REVISION)
+    return dx, None if bias is None else db, None, None, None, None
+
+
+def _no_second_derivative(ctx: Any, *grads: Any) -> Any:
+    raise NotImplementedError("torch_sparsedrop: sparsedrop::activate has no second derivatives")
+
+
+torch.library.register_autograd(
+    "sparsedrop::activate", _activate_backward, setup_context=_activate_setup, lib=library
+)  # fmt: skip
+torch.library.register_autograd("sparsedrop::activate_grad", _no_second_derivative, lib=library)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .functions import FUNCTIONS
 from .layout import layout
 
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -38,6 +39,15 @@ def check_grid(tensor: Tensor, name: str, dtype: torch.dtype, grid: Sequence[int
         got = f"{tensor.dtype} of shape {tuple(tensor.shape)}"
         raise ValueError(f"{name} must be {kind} and {wanted}{columns}, got {got}")
     return grid[0], grid[1]
+
+
+def check_uniform(uniform: Tensor, balanced: bool, grid: Sequence[int]) -> tuple[int, int, int]:
+    """How many masks are drawn, and their grid's rows and columns."""
+    if len(grid) != 3:
+        return 1, *check_grid(uniform, "uniform", torch.float32, grid, int(balanced))
+    count, rows, cols = grid
+    check_grid(uniform, "uniform", torch.float32, (count * rows, cols), int(balanced))
+    return count, rows, cols
 
 
 def check_p_tensor(p: Tensor, uniform: Tensor) -> None:
@@ -122,13 +132,7 @@ def check_mask(
         return
     if scale is None:
         raise ValueError(f"plan_{name} needs scale_{name}, got none")
-    check_block(list(block), f"block_{name}")
-    size = layout(*grid_of(rows, cols, block)).size
-    if plan.dtype != torch.int32 or plan.dim() != 1 or plan.shape[0] != size:
-        raise ValueError(
-            f"plan_{name} must be int32 of {size} words, for {rows} × {cols} elements in blocks of "
-            f"{block[0]} × {block[1]}; got {plan.dtype} of shape {tuple(plan.shape)}"
-        )
+    check_plan(plan, f"plan_{name}", block, f"block_{name}", rows, cols)
     if scale.dtype != torch.float32 or scale.dim() != 0:
         raise ValueError(
             f"scale_{name} must be a 0-dim float32 tensor, got {scale.dtype} of shape {tuple(scale.shape)}"
@@ -136,6 +140,42 @@ def check_mask(
     for tensor, what in ((plan, "plan"), (scale, "scale")):
         if tensor.device != x.device:
             raise ValueError(f"{what}_{name} must be on x's device {x.device}, got {tensor.device}")
+
+
+def check_plan(plan: Tensor, name: str, block: Sequence[int], block_name: str, rows: int, cols: int) -> None:
+    check_block(list(block), block_name)
+    size = layout(*grid_of(rows, cols, block)).size
+    if plan.dtype != torch.int32 or plan.dim() != 1 or plan.shape[0] != size:
+        raise ValueError(
+            f"{name} must be int32 of {size} words, for {rows} × {cols} elements in blocks of "
+            f"{block[0]} × {block[1]}; got {plan.dtype} of shape {tuple(plan.shape)}"
+        )
+
+
+def check_activate(
+    x: Tensor, bias: Tensor | None, function: int, plan: Tensor, block: Sequence[int]
+) -> tuple[int, int]:
+    """Rows and columns of ``x``."""
+    if not 0 <= function < len(FUNCTIONS):
+        numbers = ", ".join(f"{number} ({function.name})" for number, function in enumerate(FUNCTIONS))
+        raise ValueError(f"function must be one of {numbers}, got {function}")
+    check_operand(x, "x")
+    if x.dim() < 1:
+        raise ValueError("x must have at least one dimension, (..., N), got a 0-dim tensor")
+    rows, cols = math.prod(x.shape[:-1]), x.shape[-1]
+    check_plan(plan, "plan", block, "block", rows, cols)
+    if bias is not None and (bias.dim() != 1 or bias.shape[0] != cols or bias.dtype not in FLOATS):
+        raise ValueError(f"bias must be floating of shape ({cols},), got {bias.dtype} of shape {tuple(bias.shape)}")
+    for tensor, name in ((plan, "plan"), (bias, "bias")):
+        if tensor is not None and tensor.device != x.device:
+            raise ValueError(f"{name} must be on x's device {x.device}, got {tensor.device}")
+    return rows, cols
+
+
+def check_activate_grad(grad: Tensor, x: Tensor) -> None:
+    check_operand(grad, "grad", x)
+    if grad.shape != x.shape:
+        raise ValueError(f"grad must have x's shape {tuple(x.shape)}, got {tuple(grad.shape)}")
 
 
 def check_masks(

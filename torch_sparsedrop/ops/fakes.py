@@ -7,7 +7,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .checks import check_grid, check_linear, check_masks, check_p_tensor, check_weight_grad, flat_size
+from .checks import (
+    check_activate,
+    check_activate_grad,
+    check_grid,
+    check_linear,
+    check_masks,
+    check_p_tensor,
+    check_uniform,
+    check_weight_grad,
+    flat_size,
+)
 from .layout import layout
 from .schema import library
 
@@ -20,11 +30,11 @@ def plan(keep: Tensor, grid: Sequence[int] = ()) -> Tensor:
 
 @torch.library.register_fake("sparsedrop::draw", lib=library)
 def draw(uniform: Tensor, p: Tensor, balanced: bool, grid: Sequence[int] = ()) -> tuple[Tensor, Tensor, Tensor]:
-    rows, cols = check_grid(uniform, "uniform", torch.float32, grid, int(balanced))
+    count, rows, cols = check_uniform(uniform, balanced, grid)
     check_p_tensor(p, uniform)
     return (
-        uniform.new_empty((flat_size(rows, cols),) if len(grid) else (rows, cols), dtype=torch.bool),
-        uniform.new_empty((layout(rows, cols).size,), dtype=torch.int32),
+        uniform.new_empty((flat_size(count * rows, cols),) if len(grid) else (rows, cols), dtype=torch.bool),
+        uniform.new_empty((count * layout(rows, cols).size,), dtype=torch.int32),
         uniform.new_empty(()),
     )
 
@@ -49,3 +59,20 @@ def weight_grad(
     m, n, k = check_weight_grad(grad, x)
     check_masks(m, n, k, x, plan_in, scale_in, block_in, plan_out, scale_out, block_out)
     return x.new_empty((n, k))
+
+
+@torch.library.register_fake("sparsedrop::activate", lib=library)
+def activate(
+    x: Tensor, bias: Tensor | None, function: int, plan: Tensor, block: Sequence[int], revision: int
+) -> Tensor:  # fmt: skip
+    check_activate(x, bias, function, plan, block)
+    return x.new_empty(x.shape)
+
+
+@torch.library.register_fake("sparsedrop::activate_grad", lib=library)
+def activate_grad(
+    grad: Tensor, x: Tensor, bias: Tensor | None, function: int, plan: Tensor, block: Sequence[int], revision: int
+) -> tuple[Tensor, Tensor]:
+    check_activate(x, bias, function, plan, block)
+    check_activate_grad(grad, x)
+    return x.new_empty(x.shape), x.new_empty((0,)) if bias is None else bias.new_empty(bias.shape)

@@ -24,7 +24,8 @@ SECTIONS = (
 
 
 class PlanLayout(NamedTuple):
-    """Offsets of the parts of a plan, in int32 words; ``size`` is their total length."""
+    """Offsets of the parts of a plan, in int32 words; ``size`` is their total length, in whole 16 bytes: of plans that
+    lie behind each other in one tensor, each is then aligned."""
 
     row_bits: int
     col_bits: int
@@ -45,6 +46,7 @@ def layout(rows: int, cols: int) -> PlanLayout:
     offsets = [rows * 0]
     for length in _LENGTHS:
         offsets.append(offsets[-1] + eval(length, {"rows": rows, "cols": cols}))
+    offsets[-1] = (offsets[-1] + 3) // 4 * 4
     return PlanLayout(*offsets)
 
 
@@ -70,5 +72,6 @@ def c_header() -> str:
     for name, length, _ in SECTIONS:
         lines.append(f"  at.{name} = {previous} + {before};")
         previous, before = f"at.{name}", f"({length.replace('//', '/')})"
-    lines += [f"  at.size = {previous} + {before};", "  return at;", "}", "}  // namespace sparsedrop", ""]
+    lines.append(f"  at.size = ({previous} + {before} + 3) / 4 * 4;")
+    lines += ["  return at;", "}", "}  // namespace sparsedrop", ""]
     return "\n".join(lines)

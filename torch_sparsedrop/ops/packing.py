@@ -19,8 +19,9 @@ def pack(keep: Tensor) -> Tensor:
         parts[f"{side}_count"] = count
         parts[f"{side}_order"] = count.argsort(descending=True, stable=True)
         parts[f"{side}_index"] = (~grid).to(torch.uint8).argsort(dim=1, stable=True)
-    names = layout(rows, cols)._fields[:-1]
-    return torch.cat([parts[name].reshape(-1).to(torch.int32) for name in names])
+    at = layout(rows, cols)
+    sections = [parts[name].reshape(-1).to(torch.int32) for name in at._fields[:-1]]
+    return torch.cat([*sections, sections[0].new_zeros(at.size - sum(map(len, sections)))])
 
 
 def unpack(plan: Tensor, rows: int, cols: int) -> Tensor:
@@ -71,8 +72,8 @@ def spread(keep: Tensor, rows: int, cols: int, block: tuple[int, int]) -> Tensor
     return keep.reshape(-1)[row[:, None] * grid_of(rows, cols, block)[1] + col]
 
 
-def draw(uniform: Tensor, p: Tensor, balanced: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """keep, plan and scale from uniform random numbers.
+def draw(uniform: Tensor, p: Tensor, balanced: bool, count: int = 1) -> tuple[Tensor, Tensor, Tensor]:
+    """keep, plan and scale from uniform random numbers: of ``count`` masks below each other, plans behind each other.
 
     Bernoulli: a block is kept where its number is at least p. Balanced: the blocks with the smallest
     numbers of their row are kept, ⌊k⌋ of them or one more, k = (1 - p)·cols; the last column decides.
@@ -89,4 +90,5 @@ def draw(uniform: Tensor, p: Tensor, balanced: bool) -> tuple[Tensor, Tensor, Te
     else:
         keep = uniform >= p.float()
     scale = torch.where(p < 1, 1 / (1 - p), 0).float()
-    return keep, pack(keep), scale
+    plans = [pack(grid) for grid in keep.tensor_split(count)] if count else [keep.new_empty(0, dtype=torch.int32)]
+    return keep, torch.cat(plans), scale

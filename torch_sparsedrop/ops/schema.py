@@ -1,11 +1,13 @@
-"""The four ops. `linear` and `weight_grad` are each other's derivatives; the rest prepares masks.
+"""The ops. `linear` and `weight_grad` are each other's derivatives; `activate`, with the derivative `activate_grad`, is
+M ⊙ f(x + b), as it stands between two linears that share a mask; the rest prepares masks.
 
 Every op is pure: random numbers enter as the tensor ``uniform``, drawn in the graph by ``torch.rand``.
 A mask reaches an op as three arguments: its plan, its scale (a 0-dim float32 tensor) and its block
 (two sizes); an absent mask is ``None, None, []``.
 
 A grid of blocks, ``keep`` or ``uniform``, is a matrix, or flat with its sizes in ``grid``. Compiled graphs
-hold flat ones only: a matrix of one row would be a graph of its own.
+hold flat ones only: a matrix of one row would be a graph of its own. `draw` makes several masks of one grid at once
+where ``grid`` is (masks, rows, columns): their numbers, grids and plans lie behind each other.
 """
 
 from __future__ import annotations
@@ -32,11 +34,16 @@ library.define(
 )
 library.define(f"linear(Tensor x, Tensor weight, Tensor? bias, {_MASKS}) -> Tensor", tags=_TAGS)
 library.define(f"weight_grad(Tensor grad, Tensor x, {_MASKS}) -> Tensor", tags=_TAGS)
+_ACTIVATE = "Tensor x, Tensor? bias, int function, Tensor plan, int[] block, int revision"
+library.define(f"activate({_ACTIVATE}) -> Tensor", tags=_TAGS)
+library.define(f"activate_grad(Tensor grad, {_ACTIVATE}) -> (Tensor grad_x, Tensor grad_bias)", tags=_TAGS)
 
 # On CUDA, calls of a kind that was not seen before: the results, and behind them what starts the next such call.
 library.define("first_draw(Tensor uniform, Tensor p, bool balanced, SymInt[] grid=[]) -> Tensor[]")
 library.define(f"first_linear(Tensor x, Tensor weight, Tensor? bias, {_MASKS}) -> Tensor[]")
 library.define(f"first_weight_grad(Tensor grad, Tensor x, {_MASKS}) -> Tensor[]")
+library.define(f"first_activate({_ACTIVATE}) -> Tensor[]")
+library.define(f"first_activate_grad(Tensor grad, {_ACTIVATE}) -> Tensor[]")
 library.define("forget() -> ()")
 
 
@@ -47,7 +54,9 @@ def _revision() -> int:
     number as an argument keeps a graph compiled by an older version from being served.
     """
     folder = Path(__file__).parent
-    sources = b"".join((folder / name).read_bytes() for name in ("autograd.py", "fakes.py", "schema.py"))
+    sources = b"".join(
+        (folder / name).read_bytes() for name in ("autograd.py", "fakes.py", "functions.py", "schema.py")
+    )
     return zlib.crc32(sources)
 
 

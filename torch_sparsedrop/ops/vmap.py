@@ -32,5 +32,5 @@ def _loop(op: Callable[..., Any]) -> Callable[..., Any]:
     return rule
 
 
-for _name in ("plan", "draw", "linear", "weight_grad"):
+for _name in ("plan", "draw", "linear", "weight_grad", "activate", "activate_grad"):
     torch.library.register_vmap(f"sparsedrop::{_name}", _loop(getattr(torch.ops.sparsedrop, _name)), lib=library)

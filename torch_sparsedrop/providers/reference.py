@@ -10,7 +10,18 @@ import torch
 from torch import Tensor
 
 from ..ops import packing
-from ..ops.checks import check_grid, check_linear, check_masks, check_p_tensor, check_weight_grad, grid_of
+from ..ops.checks import (
+    check_activate,
+    check_activate_grad,
+    check_grid,
+    check_linear,
+    check_masks,
+    check_p_tensor,
+    check_uniform,
+    check_weight_grad,
+    grid_of,
+)
+from ..ops.functions import FUNCTIONS, RELU
 from ..ops.schema import library
 from ..reference import masked_linear, masked_weight_grad
 from .status import Status
@@ -42,9 +53,9 @@ def plan(keep: Tensor, grid: Sequence[int] = ()) -> Tensor:
 
 
 def draw(uniform: Tensor, p: Tensor, balanced: bool, grid: Sequence[int] = ()) -> tuple[Tensor, Tensor, Tensor]:
-    rows, cols = check_grid(uniform, "uniform", torch.float32, grid, int(balanced))
+    count, rows, cols = check_uniform(uniform, balanced, grid)
     check_p_tensor(p, uniform)
-    keep, plan, scale = packing.draw(packing.matrix(uniform, rows, cols + balanced), p, balanced)
+    keep, plan, scale = packing.draw(packing.matrix(uniform, count * rows, cols + balanced), p, balanced, count)
     return packing.flat(keep) if len(grid) else keep, plan, scale
 
 
@@ -65,6 +76,31 @@ def weight_grad(grad: Tensor, x: Tensor, *rest: Any) -> Tensor:
     return masked_weight_grad(grad.reshape(m, n), x.reshape(m, k), *masks)
 
 
+def activate(
+    x: Tensor, bias: Tensor | None, function: int, plan: Tensor, block: Sequence[int], revision: int
+) -> Tensor:  # fmt: skip
+    rows, cols = check_activate(x, bias, function, plan, block)
+    y = FUNCTIONS[function].value(_biased(x, bias))
+    return torch.where(_kept(plan, rows, cols, block).view(x.shape), y, 0).to(x.dtype).contiguous()
+
+
+def activate_grad(
+    grad: Tensor, x: Tensor, bias: Tensor | None, function: int, plan: Tensor, block: Sequence[int], revision: int
+) -> tuple[Tensor, Tensor]:
+    rows, cols = check_activate(x, bias, function, plan, block)
+    check_activate_grad(grad, x)
+    z = _biased(x, None if function == RELU else bias)
+    dz = FUNCTIONS[function].gradient(grad.to(z.dtype), z)
+    dz = torch.where(_kept(plan, rows, cols, block).view(x.shape), dz, 0)
+    db = x.new_empty((0,)) if bias is None else dz.reshape(rows, cols).sum(0).to(bias.dtype)
+    return dz.to(x.dtype).contiguous(), db
+
+
+def _biased(x: Tensor, bias: Tensor | None) -> Tensor:
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    return wide if bias is None else wide + bias.to(wide.dtype)
+
+
 def _dense(
     m: int, n: int, k: int, x: Tensor,
     plan_in: Tensor | None, scale_in: Tensor | None, block_in: Sequence[int],
@@ -76,11 +112,13 @@ def _dense(
 
 
 def _spread(plan: Tensor | None, rows: int, cols: int, block: Sequence[int]) -> Tensor | None:
-    if plan is None:
-        return None
+    return None if plan is None else _kept(plan, rows, cols, block)
+
+
+def _kept(plan: Tensor, rows: int, cols: int, block: Sequence[int]) -> Tensor:
     keep = packing.unpack(plan, *grid_of(rows, cols, block))
     return packing.spread(keep, rows, cols, (block[0], block[1]))
 
 
-for _kernel in (plan, draw, linear, weight_grad):
+for _kernel in (plan, draw, linear, weight_grad, activate, activate_grad):
     library.impl(_kernel.__name__, _kernel, _KEY)

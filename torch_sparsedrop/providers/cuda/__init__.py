@@ -24,10 +24,12 @@ _kernels: dict[str, Callable[..., Served]] = {}
 
 
 def _load() -> None:
+    from ..triton.activate import serve_activate, serve_activate_grad
     from ..triton.plan import serve_draw, serve_plan
     from .matmul import serve_linear, serve_weight_grad
 
     _kernels.update(plan=serve_plan, draw=serve_draw, linear=serve_linear, weight_grad=serve_weight_grad)
+    _kernels.update(activate=serve_activate, activate_grad=serve_activate_grad)
 
 
 def _serve(name: str, first: Tensor, *rest: Any) -> Served:
@@ -64,7 +66,7 @@ def _first(name: str) -> Callable[..., list[Tensor]]:
 
 
 library.impl("plan", _whole("plan"), "CUDA")
-for _name in ("draw", "linear", "weight_grad"):
+for _name in ("draw", "linear", "weight_grad", "activate", "activate_grad"):
     if NATIVE:
         library.impl(f"first_{_name}", _first(_name), "CUDA")
     else:

@@ -13,6 +13,7 @@ from torch import Tensor
 from ...ops.checks import check_linear, check_masks, check_weight_grad, grid_of
 from .. import reference
 from ..hopper import launch as hopper
+from ..triton import column
 from ..triton import launch as triton
 from . import device as devices
 from .problem import Mask, Operand, Spec
@@ -138,6 +139,8 @@ def _launch(spec: Spec) -> Any:
     wanted = os.environ.get("SPARSEDROP_GPU") or "fastest"
     if wanted not in ("fastest", "hopper", "triton"):
         raise ValueError(f"SPARSEDROP_GPU must be fastest, hopper or triton, got {wanted!r}")
+    if wanted == "fastest" and column.serves(spec):
+        return column.Launch(spec)
     if wanted == "triton":
         return triton.Launch(spec)
     reason = hopper.why_not(spec, any_size=wanted == "hopper")

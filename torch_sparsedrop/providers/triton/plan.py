@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...ops import packing
-from ...ops.checks import check_grid, check_p_tensor, flat_size
+from ...ops.checks import check_grid, check_p_tensor, check_uniform, flat_size
 from ...ops.layout import layout
 from .. import reference
 from ..cuda.problem import ceil_div
@@ -24,6 +24,7 @@ _TILE = 8192
 # Where all counts are counted again so often that plain PyTorch's several launches take less time.
 _MOST_BLOCKS = 2**17
 _MOST_BALANCED = 2**22
+_MOST_MASKS = 2**16 - 1
 _WARPS = 8
 
 
@@ -37,7 +38,7 @@ def serve_plan(keep: Tensor, grid: Sequence[int] = ()) -> tuple[tuple[Tensor], N
     if not _one_launch(rows, cols):
         return (packing.pack(packing.matrix(keep, rows, cols)),), None
     strides = (cols * keep.stride(0), keep.stride(0)) if len(grid) else keep.stride()
-    start, size = _prepare(rows, cols, *strides, "given", keep.device, keep.data_ptr() % 16 == 0)
+    start, size = _prepare(1, rows, cols, *strides, "given", keep.device, keep.data_ptr() % 16 == 0)
     result = torch.empty(size, dtype=torch.int32, device=keep.device)
     start(keep, None, None, result, None)
     return (result,), None
@@ -50,16 +51,16 @@ def draw(*arguments: Any) -> tuple[Tensor, ...]:
 def serve_draw(
     uniform: Tensor, p: Tensor, balanced: bool, grid: Sequence[int] = ()
 ) -> tuple[tuple[Tensor, ...], Ready | None]:
-    rows, cols = check_grid(uniform, "uniform", torch.float32, grid, int(balanced))
+    count, rows, cols = check_uniform(uniform, balanced, grid)
     check_p_tensor(p, uniform)
-    if not _one_launch(rows, cols, balanced):
+    if not 0 < count <= _MOST_MASKS or not _one_launch(rows, cols, balanced):
         return reference.draw(uniform, p, balanced, grid), None
     mode = "balanced" if balanced else "bernoulli"
     aligned = uniform.data_ptr() % 16 == 0, p.data_ptr() % 16 == 0
     step = uniform.stride(0)
     strides = ((cols + balanced) * step, step) if len(grid) else uniform.stride()
-    start, size = _prepare(rows, cols, *strides, mode, uniform.device, aligned)
-    keep = uniform.new_empty((flat_size(rows, cols),) if len(grid) else (rows, cols), dtype=torch.bool)
+    start, size = _prepare(count, rows, cols, *strides, mode, uniform.device, aligned)
+    keep = uniform.new_empty((flat_size(count * rows, cols),) if len(grid) else (rows, cols), dtype=torch.bool)
     result = uniform.new_empty((size,), dtype=torch.int32)
     scale = uniform.new_empty(())
     start(uniform, p, keep, result, scale)
@@ -74,14 +75,14 @@ def _one_launch(rows: int, cols: int, balanced: bool = False) -> bool:
 
 @functools.lru_cache(maxsize=4096)
 def _prepare(
-    rows: int, cols: int, stride_row: int, stride_col: int, mode: str, device: torch.device, aligned: object
+    count: int, rows: int, cols: int, stride_row: int, stride_col: int, mode: str, device: torch.device, aligned: object
 ) -> tuple[Start, int]:
-    """The launch for a grid, and its plan's size. ``aligned`` tells launches apart that compile differently."""
+    """The launch for ``count`` masks, and their plans' size. ``aligned``: what else launches are compiled for."""
     sizes = []
     for lines, length in ((rows, cols), (cols, rows)):
         places = min(max(32, power_of_2(length)), 256)
         sizes += [max(16, min(_TILE // places, power_of_2(lines))), places]
     at = layout(rows, cols)
-    grid = (2 * (ceil_div(rows, _LINES) + ceil_div(cols, _LINES)), 1, 1)
-    statics = (rows, cols, stride_row, stride_col, *at[:-1], mode, _LINES, *sizes)
-    return Start(make_plan, grid, statics, _WARPS, 1, range(5)), at.size
+    grid = (2 * (ceil_div(rows, _LINES) + ceil_div(cols, _LINES)), count, 1)
+    statics = (rows, cols, stride_row, stride_col, *at, mode, _LINES, *sizes)
+    return Start(make_plan, grid, statics, _WARPS, 1, range(5)), count * at.size

@@ -116,16 +116,25 @@ def make_order(
 def make_plan(
     source, p, keep, plan, scale,
     rows, cols, stride_row, stride_col,
-    row_bits, col_bits, row_count, col_count, row_order, col_order, row_index, col_index,
+    row_bits, col_bits, row_count, col_count, row_order, col_order, row_index, col_index, size,
     MODE: tl.constexpr, LINES: tl.constexpr,
     ROW_OTHERS: tl.constexpr, ROW_PLACES: tl.constexpr, COL_OTHERS: tl.constexpr, COL_PLACES: tl.constexpr,
 ):  # fmt: skip
     if MODE != "given":
         p = tl.load(p)
         p = tl.minimum(tl.maximum(p, 0.0, tl.PropagateNan.ALL), 1.0, tl.PropagateNan.ALL)
-        if tl.program_id(0) == 0:
+        if tl.program_id(0) + tl.program_id(1) == 0:
             left = 1 - p.to(tl.float64)
             tl.store(scale, tl.where(p < 1, 1 / left, 0.0).to(tl.float32))
+    # Several masks lie below each other, and their plans behind each other.
+    mask = tl.program_id(1).to(tl.int64)
+    source += mask * rows * stride_row
+    plan += mask * size
+    if MODE != "given":
+        keep += mask * rows * cols
+    if tl.program_id(0) == 0:
+        end = col_index + rows * cols + tl.arange(0, 4)
+        tl.store(plan + end, tl.zeros_like(end), end < size)
     # Lists and orders side by side.
     pid = tl.program_id(0) // 2
     order = tl.program_id(0) % 2 == 0
