@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "launch.h"
+#include "layer.h"
 #include "plan_layout.h"
 
 namespace sparsedrop {
@@ -116,6 +117,13 @@ void note(Key& key, const Sizes& sizes) {
 std::uintptr_t address(const Tensor& tensor) { return reinterpret_cast<std::uintptr_t>(tensor.data_ptr()); }
 std::uintptr_t address(const OptionalTensor& tensor) { return tensor ? address(*tensor) : 0; }
 
+// In the place of an address.
+std::uintptr_t as_word(float number) {
+  std::uint32_t bits;
+  std::memcpy(&bits, &number, sizeof bits);
+  return bits;
+}
+
 // A new contiguous tensor beside `like`; none where there is no memory, which Python says in its own words.
 OptionalTensor new_tensor(const Sizes& shape, int32_t type, const Tensor& like) {
   Sizes strides(shape.size());
@@ -128,14 +136,18 @@ OptionalTensor new_tensor(const Sizes& shape, int32_t type, const Tensor& like) 
   return Tensor(made);
 }
 
+// A function of torch's CUDA part, which need not be there.
+template <class Function>
+Function in_torch_cuda(const char* name) {
+  void* library = dlopen("libtorch_cuda.so", RTLD_NOW | RTLD_NOLOAD);
+  void* found = dlsym(library ? library : RTLD_DEFAULT, name);
+  STD_TORCH_CHECK(found, "torch has no ", name);
+  return reinterpret_cast<Function>(found);
+}
+
 void* current_stream(int device) {
-  // In torch's CUDA part, which need not be there.
-  static const auto ask = [] {
-    void* library = dlopen("libtorch_cuda.so", RTLD_NOW | RTLD_NOLOAD);
-    void* found = dlsym(library ? library : RTLD_DEFAULT, "aoti_torch_get_current_cuda_stream");
-    STD_TORCH_CHECK(found, "torch has no aoti_torch_get_current_cuda_stream");
-    return reinterpret_cast<AOTITorchError (*)(int32_t, void**)>(found);
-  }();
+  using Ask = AOTITorchError (*)(int32_t, void**);
+  static const auto ask = in_torch_cuda<Ask>("aoti_torch_get_current_cuda_stream");
   void* stream;
   TORCH_ERROR_CODE_CHECK(ask(device, &stream));
   return stream;
@@ -172,6 +184,14 @@ std::vector<Tensor> first(const char* op, std::array<StableIValue, Count> argume
 
 enum Op : int64_t { kLinear, kWeightGrad, kDraw };
 
+// Whether float32 products may use TF32: torch's setting, which only Python can ask for. Other dtypes do not depend on it.
+bool tf32(const Tensor& operand) {
+  if (dtype(operand) != aoti_torch_dtype_float32()) return false;
+  std::array<StableIValue, 1> answer{};
+  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("sparsedrop::tf32", "", answer.data(), TORCH_ABI_VERSION));
+  return to<bool>(answer[0]);
+}
+
 Key begin(Op op) {
   Key key;
   key.reserve(96);
@@ -183,6 +203,7 @@ Tensor linear(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
               const OptionalTensor& scale_in, Sizes block_in, const OptionalTensor& plan_out,
               const OptionalTensor& scale_out, Sizes block_out, int64_t revision) {
   Key key = begin(kLinear);
+  key.push_back(tf32(x));
   for (const Tensor* tensor : {&x, &weight}) note(key, *tensor);
   for (const OptionalTensor* tensor : {&bias, &plan_in, &scale_in, &plan_out, &scale_out}) note(key, *tensor);
   note(key, block_in);
@@ -204,6 +225,7 @@ Tensor weight_grad(const Tensor& grad, const Tensor& x, const OptionalTensor& pl
                    Sizes block_in, const OptionalTensor& plan_out, const OptionalTensor& scale_out, Sizes block_out,
                    int64_t revision) {
   Key key = begin(kWeightGrad);
+  key.push_back(tf32(x));
   for (const Tensor* tensor : {&grad, &x}) note(key, *tensor);
   for (const OptionalTensor* tensor : {&plan_in, &scale_in, &plan_out, &scale_out}) note(key, *tensor);
   note(key, block_in);
@@ -224,7 +246,10 @@ Tensor weight_grad(const Tensor& grad, const Tensor& x, const OptionalTensor& pl
   return first("sparsedrop::first_weight_grad", arguments, std::move(key))[0];
 }
 
-std::tuple<Tensor, Tensor, Tensor> draw(const Tensor& uniform, const Tensor& p, bool balanced, Sizes grid) {
+using Drawn = std::tuple<Tensor, Tensor, Tensor>;
+
+// p is a tensor, or else the number.
+Drawn draw_by_either(const Tensor& uniform, const OptionalTensor& p, double number, bool balanced, const Sizes& grid) {
   Key key = begin(kDraw);
   key.push_back(balanced);
   note(key, uniform);
@@ -233,18 +258,28 @@ std::tuple<Tensor, Tensor, Tensor> draw(const Tensor& uniform, const Tensor& p, 
   if (const auto known = table().find(key)) {
     const bool flat = !grid.empty();
     const int64_t rows = flat ? grid[0] : uniform.size(0), cols = flat ? grid[1] : uniform.size(1) - balanced;
-    // A flat grid never has one element: see flat_size in checks.py.
-    const Sizes shape = flat ? Sizes{std::max<int64_t>(rows * cols, cols > 1 ? 0 : 2)} : Sizes{rows, cols};
+    const Sizes shape = flat ? Sizes{flat_size(rows, cols)} : Sizes{rows, cols};
     const OptionalTensor keep = new_tensor(shape, aoti_torch_dtype_bool(), uniform);
     const OptionalTensor plan = new_tensor({plan_layout(rows, cols).size}, aoti_torch_dtype_int32(), uniform);
     const OptionalTensor scale = new_tensor({}, aoti_torch_dtype_float32(), uniform);
+    const std::uintptr_t given = p ? address(*p) : as_word(static_cast<float>(number));
     if (keep && plan && scale &&
-        start(*known, *scale, {address(uniform), address(p), address(*keep), address(*plan), address(*scale)}))
+        start(*known, *scale, {address(uniform), given, address(*keep), address(*plan), address(*scale)}))
       return {*keep, *plan, *scale};
   }
-  const std::array arguments{from(uniform), from(p), from(balanced), from(grid)};
+  const std::array arguments{from(uniform), from(p), from(number), from(balanced), from(grid)};
   const auto made = first("sparsedrop::first_draw", arguments, std::move(key));
   return {made[0], made[1], made[2]};
+}
+
+Drawn draw(const Tensor& uniform, const Tensor& p, bool balanced, Sizes grid) {
+  return draw_by_either(uniform, p, 0, balanced, grid);
+}
+
+Drawn layer_on_gpu(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, const OptionalTensor& p,
+                   double number, bool balanced, bool out, Sizes block) {
+  static const auto rand = in_torch_cuda<Rand>("aoti_torch_cuda_rand");
+  return layer(rand, draw_by_either, linear, x, weight, bias, p, number, balanced, out, block);
 }
 
 void forget() { table().forget(); }
@@ -256,6 +291,7 @@ STABLE_TORCH_LIBRARY_IMPL(sparsedrop, CUDA, m) {
   m.impl("linear", TORCH_BOX(&sparsedrop::linear));
   m.impl("weight_grad", TORCH_BOX(&sparsedrop::weight_grad));
   m.impl("draw", TORCH_BOX(&sparsedrop::draw));
+  m.impl("layer", TORCH_BOX(&sparsedrop::layer_on_gpu));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(sparsedrop, CompositeExplicitAutograd, m) { m.impl("forget", TORCH_BOX(&sparsedrop::forget)); }

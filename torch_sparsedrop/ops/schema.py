@@ -34,10 +34,17 @@ library.define(f"linear(Tensor x, Tensor weight, Tensor? bias, {_MASKS}) -> Tens
 library.define(f"weight_grad(Tensor grad, Tensor x, {_MASKS}) -> Tensor", tags=_TAGS)
 
 # On CUDA, calls of a kind that was not seen before: the results, and behind them what starts the next such call.
-library.define("first_draw(Tensor uniform, Tensor p, bool balanced, SymInt[] grid=[]) -> Tensor[]")
+library.define("first_draw(Tensor uniform, Tensor? p, float number, bool balanced, SymInt[] grid=[]) -> Tensor[]")
 library.define(f"first_linear(Tensor x, Tensor weight, Tensor? bias, {_MASKS}) -> Tensor[]")
 library.define(f"first_weight_grad(Tensor grad, Tensor x, {_MASKS}) -> Tensor[]")
 library.define("forget() -> ()")
+library.define("tf32() -> bool")
+
+# A whole layer for eager mode, which draws and so must never be in a graph: see layer.py.
+library.define(
+    "layer(Tensor x, Tensor weight, Tensor? bias, Tensor? p, float number, bool balanced, bool out, int[] block) "
+    "-> (Tensor y, Tensor plan, Tensor scale)"
+)
 
 
 def _revision() -> int:
