@@ -8,16 +8,13 @@
 #include <array>
 #include <cstdint>
 #include <cstring>
-#include <memory>
-#include <mutex>
 #include <optional>
 #include <stdexcept>
 #include <string>
-#include <string_view>
 #include <tuple>
-#include <unordered_map>
 #include <vector>
 
+#include "known.h"
 #include "launch.h"
 #include "layer.h"
 #include "plan_layout.h"
@@ -25,94 +22,8 @@
 namespace sparsedrop {
 namespace {
 
-using torch::stable::Tensor;
 using torch::stable::detail::from;
 using torch::stable::detail::to;
-using OptionalTensor = std::optional<Tensor>;
-using Sizes = std::vector<int64_t>;
-
-// All that a launch and the checks of its arguments depend on.
-using Key = std::vector<int64_t>;
-
-struct Hash {
-  std::size_t operator()(const Key& key) const {
-    return std::hash<std::string_view>{}({reinterpret_cast<const char*>(key.data()), key.size() * sizeof(int64_t)});
-  }
-};
-
-struct Known {
-  std::vector<Launch> launches;
-  int64_t workspace_bytes;
-};
-
-// A launch may be forgotten while a call in another thread is using it.
-class Table {
- public:
-  std::shared_ptr<const Known> find(const Key& key) {
-    const std::lock_guard lock(mutex_);
-    const auto found = known_.find(key);
-    return found == known_.end() ? nullptr : found->second;
-  }
-
-  // `packed`: the bytes to work in and the launches; nothing where Python serves such calls every time.
-  void add(Key&& key, const Tensor& packed) {
-    auto known = std::make_shared<Known>();
-    const std::size_t count = packed.numel() / sizeof(Launch), head = sizeof known->workspace_bytes;
-    if (count == 0) return;
-    known->launches.resize(count);
-    const auto bytes = static_cast<const char*>(packed.const_data_ptr());
-    std::memcpy(&known->workspace_bytes, bytes, head);
-    std::memcpy(static_cast<void*>(known->launches.data()), bytes + head, count * sizeof(Launch));
-    const std::lock_guard lock(mutex_);
-    if (known_.size() >= kMost) known_.clear();
-    known_.insert_or_assign(std::move(key), std::move(known));
-  }
-
-  void forget() {
-    const std::lock_guard lock(mutex_);
-    known_.clear();
-  }
-
- private:
-  static constexpr std::size_t kMost = 4096;
-  std::mutex mutex_;
-  std::unordered_map<Key, std::shared_ptr<const Known>, Hash> known_;
-};
-
-Table& table() {
-  static Table* const known = new Table;  // for threads that outlive static objects
-  return *known;
-}
-
-int32_t asked(AOTITorchError (*what)(AtenTensorHandle, int32_t*), const Tensor& tensor) {
-  int32_t answer;
-  TORCH_ERROR_CODE_CHECK(what(tensor.get(), &answer));
-  return answer;
-}
-
-int32_t dtype(const Tensor& tensor) { return asked(aoti_torch_get_dtype, tensor); }
-int32_t device(const Tensor& tensor) { return asked(aoti_torch_get_device_index, tensor); }
-int32_t device_type(const Tensor& tensor) { return asked(aoti_torch_get_device_type, tensor); }
-
-void note(Key& key, const Tensor& tensor) {
-  const bool aligned = reinterpret_cast<std::uintptr_t>(tensor.data_ptr()) % 16 == 0;
-  const auto sizes = tensor.sizes(), strides = tensor.strides();
-  key.insert(key.end(), {tensor.dim(), dtype(tensor), device(tensor), device_type(tensor), aligned});
-  key.insert(key.end(), sizes.begin(), sizes.end());
-  key.insert(key.end(), strides.begin(), strides.end());
-}
-
-void note(Key& key, const OptionalTensor& tensor) {
-  if (tensor)
-    note(key, *tensor);
-  else
-    key.push_back(-1);
-}
-
-void note(Key& key, const Sizes& sizes) {
-  key.push_back(static_cast<int64_t>(sizes.size()));
-  key.insert(key.end(), sizes.begin(), sizes.end());
-}
 
 std::uintptr_t address(const Tensor& tensor) { return reinterpret_cast<std::uintptr_t>(tensor.data_ptr()); }
 std::uintptr_t address(const OptionalTensor& tensor) { return tensor ? address(*tensor) : 0; }
