@@ -9,18 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 DRIVER = r"""
-#include <dlfcn.h>
 #include <cstddef>
 #include <cstdio>
 static __thread void* context;
 static char contexts[200];
 extern "C" {
 int aoti_torch_get_current_cuda_stream(int, void** stream) { *stream = reinterpret_cast<void*>(7); return 0; }
-int aoti_torch_cuda_rand(const void* size, long rank, int* type, int* layout, int* device, int index, int* pin,
-                         void* made) {
-  void* found = dlsym(dlopen("libtorch_cpu.so", RTLD_NOW | RTLD_NOLOAD), "aoti_torch_cpu_rand");
-  return reinterpret_cast<decltype(&aoti_torch_cuda_rand)>(found)(size, rank, type, layout, device, index, pin, made);
-}
 int cuGetErrorString(int, const char** text) { *text = "fake failure"; return 0; }
 int cuDeviceGet(int* handle, int device) { *handle = device + 100; return 0; }
 int cuCtxGetCurrent(void** current) { *current = context; return 0; }

@@ -208,17 +208,17 @@ def test_layer(out: bool, number: bool, ask) -> None:
         + f"""
 p = (None, 0.25) if {number} else (torch.tensor(0.5), 0.0)
 for _ in range(2):
-    call("layer", x, weight, bias, *p, False, {out}, (16, 16))
+    call("layer", x, weight, bias, torch.rand(4 * {2 if out else 3}), *p, False, {out}, (16, 16), 0)
 """
     )
-    x, weight, bias, p, y, plan, scale = 0, 1, 2, 3, 8, 9, 10
+    x, weight, bias, uniform, p, y, plan, scale = 0, 1, 2, 3, 4, 10, 11, 12
     assert [line for line in lines if "first" in line] == ["first draw", "first linear"]
     starts = [int(line.split(": ")[1].split()[0]) for line in lines if "blocks of 32" in line]
     assert len(starts) == 20
     names = eval(next(line for line in reversed(lines) if "given" in line).removeprefix("given"))
     draw, product = ([names.get(address, "other") for address in part] for part in (starts[:10], starts[10:]))
     assert starts[1] == struct.unpack("I", struct.pack("f", 0.25))[0] if number else draw[1] == p
-    assert draw[3:5] == [plan, scale]
+    assert [draw[0], *draw[3:5]] == [uniform, plan, scale]
     masks = [None, scale, None, None, plan] if out else [scale, None, plan, None, None]
     assert product == [x, weight, y, bias, *masks, "other"]
 

@@ -159,7 +159,7 @@ def test_float32_obeys_the_tf32_setting():
 @pytest.mark.parametrize("which", ["in", "out"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_a_layer_equals_its_parts(dtype, which, kind, p, monkeypatch):
-    """The op that draws its mask itself takes the numbers that the parts would draw, from the first call on."""
+    """One call of the op does what its parts do, from the first call on."""
     calls = []
     op = layer_op._OP
     monkeypatch.setattr(layer_op, "_OP", lambda *arguments: (calls.append(1), op(*arguments))[1])

@@ -1,4 +1,4 @@
-"""The op that draws, plans and multiplies at once, against its parts; and who does not get it."""
+"""The op that plans and multiplies at once, against its parts; and who does not get it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import torch_sparsedrop as sparsedrop
-from torch_sparsedrop.ops import layer
+from torch_sparsedrop.ops import REVISION, layer
 
 if not layer._built():
     pytest.skip("the native part was not built", allow_module_level=True)
@@ -137,6 +137,51 @@ def test_what_the_op_refuses_the_parts_explain(served):
     with pytest.raises(ValueError, match="x's last dimension must be weight's K"):
         sparsedrop.linear_dropout(x[:, :-1], weight, bias, 0.5, block=16)
     assert len(served) == 2
+    for wrong in torch.randn(48), torch.randn(()), torch.randn(2, 40, 48):
+        with pytest.raises(ValueError, match="weight must be 2-dim"):
+            sparsedrop.dropout_linear(x, wrong, bias, 0.5, block=16)
+    with pytest.raises(ValueError, match="x must have at least one dimension"):
+        sparsedrop.linear_dropout(x[0, 0], weight, bias, 0.5, block=16)
+
+
+def test_what_the_op_refuses_has_the_same_numbers(monkeypatch):
+    leaves = operands(70, 48)
+    expected = results(lambda: by_parts(*leaves, 0.5, False, block=16), leaves)
+
+    def refuse(*arguments):
+        raise RuntimeError("no")
+
+    monkeypatch.setattr(layer, "_OP", refuse)
+    found = results(lambda: sparsedrop.dropout_linear(*leaves, 0.5, block=16), leaves)
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+
+
+def test_the_same_numbers_make_the_same_mask():
+    """The op draws nothing itself."""
+    x, weight, bias = operands(40, 48)
+    arguments = x, weight, bias, torch.rand(3 * 3), None, 0.5, False, False, (16, 16), REVISION
+    state = torch.get_rng_state()
+    y, plan, scale = torch.ops.sparsedrop.layer(*arguments)
+    assert torch.equal(state, torch.get_rng_state())
+    assert all(torch.equal(a, b) for a, b in zip((y, plan, scale), torch.ops.sparsedrop.layer(*arguments), strict=True))
+    with pytest.raises(RuntimeError, match="uniform must be a float32 tensor"):
+        torch.ops.sparsedrop.layer(x, weight, bias, torch.rand(8), *arguments[4:])
+
+
+@pytest.mark.parametrize("out", [False, True])
+def test_the_overload_is_differentiable(out):
+    leaves = operands(40, 48)
+    rest = torch.rand(3 * 3), torch.tensor(0.4), 0.0, False, out, (16, 16), REVISION
+
+    def parts():
+        _, plan, scale = torch.ops.sparsedrop.draw(rest[0], rest[1], False, (3, 3))
+        masks = (plan, scale, (16, 16)), (None, None, ())
+        masks = masks[::-1] if out else masks
+        return torch.ops.sparsedrop.linear(*leaves, *masks[0], *masks[1], REVISION)
+
+    mine = results(lambda: torch.ops.sparsedrop.layer(*leaves, *rest)[0], leaves)
+    theirs = results(parts, leaves)
+    assert all(torch.equal(one, other) for one, other in zip(mine, theirs, strict=True))
 
 
 def test_another_exception_on_the_way_is_passed_on():

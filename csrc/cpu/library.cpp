@@ -1,6 +1,4 @@
 // CPU kernels of the ops whose schemas torch_sparsedrop/ops defines.
-#include <torch/csrc/inductor/aoti_torch/generated/c_shim_cpu.h>
-
 #include "../host/layer.h"
 #include "arguments.h"
 
@@ -13,9 +11,9 @@ Drawn draw_by_either(const Tensor& uniform, const OptionalTensor& p, double numb
   return p ? draw(uniform, *p, balanced, grid) : draw_with(static_cast<float>(number), uniform, balanced, grid);
 }
 
-Drawn layer_on_cpu(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, const OptionalTensor& p,
-                   double number, bool balanced, bool out, Blocks block) {
-  return layer(aoti_torch_cpu_rand, draw_by_either, linear, x, weight, bias, p, number, balanced, out, block);
+Drawn layer_on_cpu(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, const Tensor& uniform,
+                   const OptionalTensor& p, double number, bool balanced, bool out, Blocks block, int64_t revision) {
+  return layer(draw_by_either, linear, x, weight, bias, uniform, p, number, balanced, out, block);
 }
 
 }  // namespace

@@ -47,18 +47,14 @@ OptionalTensor new_tensor(const Sizes& shape, int32_t type, const Tensor& like) 
   return Tensor(made);
 }
 
-// A function of torch's CUDA part, which need not be there.
-template <class Function>
-Function in_torch_cuda(const char* name) {
-  void* library = dlopen("libtorch_cuda.so", RTLD_NOW | RTLD_NOLOAD);
-  void* found = dlsym(library ? library : RTLD_DEFAULT, name);
-  STD_TORCH_CHECK(found, "torch has no ", name);
-  return reinterpret_cast<Function>(found);
-}
-
 void* current_stream(int device) {
-  using Ask = AOTITorchError (*)(int32_t, void**);
-  static const auto ask = in_torch_cuda<Ask>("aoti_torch_get_current_cuda_stream");
+  // In torch's CUDA part, which need not be there.
+  static const auto ask = [] {
+    void* library = dlopen("libtorch_cuda.so", RTLD_NOW | RTLD_NOLOAD);
+    void* found = dlsym(library ? library : RTLD_DEFAULT, "aoti_torch_get_current_cuda_stream");
+    STD_TORCH_CHECK(found, "torch has no aoti_torch_get_current_cuda_stream");
+    return reinterpret_cast<AOTITorchError (*)(int32_t, void**)>(found);
+  }();
   void* stream;
   TORCH_ERROR_CODE_CHECK(ask(device, &stream));
   return stream;
@@ -187,10 +183,9 @@ Drawn draw(const Tensor& uniform, const Tensor& p, bool balanced, Sizes grid) {
   return draw_by_either(uniform, p, 0, balanced, grid);
 }
 
-Drawn layer_on_gpu(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, const OptionalTensor& p,
-                   double number, bool balanced, bool out, Sizes block) {
-  static const auto rand = in_torch_cuda<Rand>("aoti_torch_cuda_rand");
-  return layer(rand, draw_by_either, linear, x, weight, bias, p, number, balanced, out, block);
+Drawn layer_on_gpu(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, const Tensor& uniform,
+                   const OptionalTensor& p, double number, bool balanced, bool out, Sizes block, int64_t revision) {
+  return layer(draw_by_either, linear, x, weight, bias, uniform, p, number, balanced, out, block);
 }
 
 void forget() { table().forget(); }

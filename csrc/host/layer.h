@@ -1,4 +1,4 @@
-// A layer's whole forward in one call: random numbers, plan and product. For eager mode, where every call from Python costs.
+// A layer's whole forward in one call: plan and product. For eager mode, where every call from Python costs.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -18,32 +18,20 @@ inline int64_t flat_size(int64_t rows, int64_t columns) {
   return columns > 1 ? size : std::max<int64_t>(size, 2);
 }
 
-// aoti_torch_cpu_rand or aoti_torch_cuda_rand: less than half of what aten::rand costs by its name.
-using Rand = AOTITorchError (*)(const int64_t*, int64_t, int32_t*, int32_t*, int32_t*, int32_t, int32_t*, AtenTensorHandle*);
-
-// The numbers of torch.rand(size), beside `like`.
-inline torch::stable::Tensor random_numbers(Rand rand, int64_t size, const torch::stable::Tensor& like) {
-  int32_t type = aoti_torch_dtype_float32(), device_type, device;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(like.get(), &device));
-  AtenTensorHandle made;
-  TORCH_ERROR_CODE_CHECK(rand(&size, 1, &type, nullptr, &device_type, device, nullptr, &made));
-  return torch::stable::Tensor(made);
-}
-
 // With what a device has for it, of which `draw` takes p as a tensor or else as a number: Y, and the plan and the scale of its
 // mask, which lies over the output if `out`, else over the input.
 template <class Draw, class Linear>
 std::tuple<torch::stable::Tensor, torch::stable::Tensor, torch::stable::Tensor> layer(
-    Rand rand, const Draw& draw, const Linear& linear, const torch::stable::Tensor& x, const torch::stable::Tensor& weight,
-    const std::optional<torch::stable::Tensor>& bias, const std::optional<torch::stable::Tensor>& p, double number,
-    bool balanced, bool out, const std::vector<int64_t>& block) {
+    const Draw& draw, const Linear& linear, const torch::stable::Tensor& x, const torch::stable::Tensor& weight,
+    const std::optional<torch::stable::Tensor>& bias, const torch::stable::Tensor& uniform,
+    const std::optional<torch::stable::Tensor>& p, double number, bool balanced, bool out, const std::vector<int64_t>& block) {
   STD_TORCH_CHECK(x.dim() >= 1 && weight.dim() == 2 && x.size(x.dim() - 1) == weight.size(1), "x and weight do not fit");
+  STD_TORCH_CHECK(uniform.is_cpu() == x.is_cpu() && uniform.get_device_index() == x.get_device_index(),
+                  "uniform must be on x's device");
   STD_TORCH_CHECK(block.size() == 2 && block[0] >= 16 && block[1] >= 16, "block must be two sizes of at least 16");
   int64_t rows = 1;
   for (int64_t i = 0; i + 1 < x.dim(); ++i) rows *= x.size(i);
   const std::vector<int64_t> grid{(rows + block[0] - 1) / block[0], (weight.size(out ? 0 : 1) + block[1] - 1) / block[1]};
-  const auto uniform = random_numbers(rand, flat_size(grid[0], grid[1] + balanced), x);
   const auto [keep, plan, scale] = draw(uniform, p, number, balanced, grid);
   const std::optional<torch::stable::Tensor> none;
   const auto y = out ? linear(x, weight, bias, none, none, {}, plan, scale, block, 0)

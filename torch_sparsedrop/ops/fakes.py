@@ -7,7 +7,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .checks import check_grid, check_linear, check_masks, check_p_tensor, check_weight_grad, flat_size
+from .checks import (
+    check_block,
+    check_grid,
+    check_linear,
+    check_masks,
+    check_p_tensor,
+    check_weight_grad,
+    flat_size,
+    grid_of,
+)
 from .layout import layout
 from .schema import library
 
@@ -49,3 +58,20 @@ def weight_grad(
     m, n, k = check_weight_grad(grad, x)
     check_masks(m, n, k, x, plan_in, scale_in, block_in, plan_out, scale_out, block_out)
     return x.new_empty((n, k))
+
+
+@torch.library.register_fake("sparsedrop::layer", lib=library)
+def layer(
+    x: Tensor, weight: Tensor, bias: Tensor | None, uniform: Tensor, p: Tensor | None, number: float,
+    balanced: bool, out: bool, block: Sequence[int], revision: int,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    m, n, k = check_linear(x, weight, bias)
+    rows, cols = grid_of(m, n if out else k, check_block(list(block)))
+    check_grid(uniform, "uniform", torch.float32, (rows, cols), int(balanced))
+    if p is not None:
+        check_p_tensor(p, uniform)
+    return (
+        x.new_empty((*x.shape[:-1], n)),
+        uniform.new_empty((layout(rows, cols).size,), dtype=torch.int32),
+        uniform.new_empty(()),
+    )

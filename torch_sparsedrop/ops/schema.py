@@ -1,4 +1,5 @@
-"""The four ops. `linear` and `weight_grad` are each other's derivatives; the rest prepares masks.
+"""The ops. `linear` and `weight_grad` are each other's derivatives; `plan` and `draw` prepare masks; `layer` is
+`draw` and `linear` in one call, for eager mode.
 
 Every op is pure: random numbers enter as the tensor ``uniform``, drawn in the graph by ``torch.rand``.
 A mask reaches an op as three arguments: its plan, its scale (a 0-dim float32 tensor) and its block
@@ -33,18 +34,18 @@ library.define(
 library.define(f"linear(Tensor x, Tensor weight, Tensor? bias, {_MASKS}) -> Tensor", tags=_TAGS)
 library.define(f"weight_grad(Tensor grad, Tensor x, {_MASKS}) -> Tensor", tags=_TAGS)
 
+library.define(
+    "layer(Tensor x, Tensor weight, Tensor? bias, Tensor uniform, Tensor? p, float number, bool balanced, bool out, "
+    "int[] block, int revision) -> (Tensor y, Tensor plan, Tensor scale)",
+    tags=_TAGS,
+)
+
 # On CUDA, calls of a kind that was not seen before: the results, and behind them what starts the next such call.
 library.define("first_draw(Tensor uniform, Tensor? p, float number, bool balanced, SymInt[] grid=[]) -> Tensor[]")
 library.define(f"first_linear(Tensor x, Tensor weight, Tensor? bias, {_MASKS}) -> Tensor[]")
 library.define(f"first_weight_grad(Tensor grad, Tensor x, {_MASKS}) -> Tensor[]")
 library.define("forget() -> ()")
 library.define("tf32() -> bool")
-
-# A whole layer for eager mode, which draws and so must never be in a graph: see layer.py.
-library.define(
-    "layer(Tensor x, Tensor weight, Tensor? bias, Tensor? p, float number, bool balanced, bool out, int[] block) "
-    "-> (Tensor y, Tensor plan, Tensor scale)"
-)
 
 
 def _revision() -> int:
@@ -54,7 +55,7 @@ def _revision() -> int:
     number as an argument keeps a graph compiled by an older version from being served.
     """
     folder = Path(__file__).parent
-    sources = b"".join((folder / name).read_bytes() for name in ("autograd.py", "fakes.py", "schema.py"))
+    sources = b"".join((folder / name).read_bytes() for name in ("autograd.py", "fakes.py", "layer.py", "schema.py"))
     return zlib.crc32(sources)
 
 
