@@ -5,6 +5,8 @@ Python's part is played by kernels whose launches write down all ten addresses t
 
 from __future__ import annotations
 
+import struct
+
 import pytest
 import torch
 
@@ -36,6 +38,9 @@ def first(name):
         print("first", name, flush=True)
         if error is not None:
             return failed(error)
+        if name == "draw":
+            uniform, p, number, *rest = arguments
+            arguments = uniform, torch.tensor(number) if p is None else p, *rest
         results = getattr(reference, name)(*arguments)
         return [*(results if isinstance(results, tuple) else [results]), packed(ready)]
     return op
@@ -44,6 +49,9 @@ error = None
 library = torch.library.Library("sparsedrop", "IMPL")
 for name in ("draw", "linear", "weight_grad", "activate", "activate_grad"):
     library.impl("first_" + name, first(name), "CPU")
+
+precision = "ieee"
+library.impl("tf32", lambda: precision == "tf32", "CompositeExplicitAutograd", allow_override=True)
 
 def call(name, *arguments):
     result = getattr(OPS, name).default.redispatch(CUDA, *arguments)
@@ -218,6 +226,46 @@ for _ in range(3):
 """
     )
     assert started(lines) == ["first"] * 3
+
+
+@pytest.mark.parametrize("out", [False, True])
+@pytest.mark.parametrize("number", [False, True])
+def test_layer(out: bool, number: bool, ask) -> None:
+    """The draw's launch and the product's, the first's results among the second's operands."""
+    lines = ask(
+        SCRIPT
+        + f"""
+p = (None, 0.25) if {number} else (torch.tensor(0.5), 0.0)
+for _ in range(2):
+    call("layer", x, weight, bias, torch.rand(4 * {2 if out else 3}), *p, False, {out}, (16, 16), 0)
+"""
+    )
+    x, weight, bias, uniform, p, y, plan, scale = 0, 1, 2, 3, 4, 10, 11, 12
+    assert [line for line in lines if "first" in line] == ["first draw", "first linear"]
+    starts = [int(line.split(": ")[1].split()[0]) for line in lines if "blocks of 32" in line]
+    assert len(starts) == 20
+    names = eval(next(line for line in reversed(lines) if "given" in line).removeprefix("given"))
+    draw, product = ([names.get(address, "other") for address in part] for part in (starts[:10], starts[10:]))
+    assert starts[1] == struct.unpack("I", struct.pack("f", 0.25))[0] if number else draw[1] == p
+    assert [draw[0], *draw[3:5]] == [uniform, plan, scale]
+    masks = [None, scale, None, None, plan] if out else [scale, None, plan, None, None]
+    assert product == [x, weight, y, bias, *masks, "other"]
+
+
+def test_float32_depends_on_the_tf32_setting(ask) -> None:
+    lines = ask(
+        SCRIPT
+        + """
+drawn = masks(64, 32, 48, ("in",))
+for precision in "ieee", "tf32", "ieee", "tf32":
+    call("linear", x, weight, bias, *drawn)
+    call("weight_grad", grad, x, *drawn)
+for precision in "ieee", "tf32":
+    call("linear", x.half(), weight.half(), bias.half(), *drawn)
+"""
+    )
+    calls = started(lines)
+    assert [call == "first" for call in calls] == [True] * 4 + [False] * 4 + [True, False]
 
 
 def test_an_error_keeps_its_text(ask) -> None:

@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import torch_sparsedrop as sparsedrop
+from torch_sparsedrop.ops import layer as layer_op
 from torch_sparsedrop.ops import packing
 
 if not torch.cuda.is_available():
@@ -177,9 +178,69 @@ def test_float32_obeys_the_tf32_setting():
 
 
 @pytest.mark.skipif(not NATIVE, reason="the native part was not built")
+@pytest.mark.parametrize("p", [0.3, 1.0, torch.tensor(0.3)], ids=str)
+@pytest.mark.parametrize("kind", ["bernoulli", "balanced"])
+@pytest.mark.parametrize("which", ["in", "out"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_layer_equals_its_parts(dtype, which, kind, p, monkeypatch):
+    """One call of the op does what its parts do, from the first call on."""
+    calls = []
+    op = layer_op._OP
+    monkeypatch.setattr(layer_op, "_OP", lambda *arguments: (calls.append(1), op(*arguments))[1])
+    function = sparsedrop.dropout_linear if which == "in" else sparsedrop.linear_dropout
+    p = p.cuda() if isinstance(p, torch.Tensor) else p
+    shapes = (520, 640), (768, 640), (768,)
+    leaves = [torch.randn(shape, device="cuda", dtype=dtype, requires_grad=True) for shape in shapes]
+
+    def parts():
+        mask = sparsedrop.BlockMask.draw(520, 640 if which == "in" else 768, p, kind=kind, device="cuda")
+        return sparsedrop.linear(*leaves, **{f"drop_{which}": mask})
+
+    found = []
+    for call in (lambda: function(*leaves, p, kind=kind), lambda: function(*leaves, p, kind=kind), parts):
+        torch.manual_seed(5)
+        y = call()
+        found.append((y, *torch.autograd.grad(y, leaves, y.detach()), torch.rand(4, device="cuda")))
+    assert len(calls) == 2
+    for one, again, by_parts in zip(*found, strict=True):
+        assert torch.equal(one, again)
+        assert torch.equal(one, by_parts)
+
+
+@pytest.mark.skipif(not NATIVE, reason="the native part was not built")
+@pytest.mark.parametrize("p", [0.5, torch.tensor(0.5)], ids=["number", "tensor"])
+def test_a_captured_layer_draws_fresh_masks(p):
+    p = p.cuda() if isinstance(p, torch.Tensor) else p
+    x = torch.randn(1024, 1024, device="cuda", dtype=torch.bfloat16)
+    weight = torch.eye(1024, device="cuda", dtype=torch.bfloat16)
+    with torch.no_grad():
+        sparsedrop.dropout_linear(x, weight, None, p)
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            y = sparsedrop.dropout_linear(x, weight, None, p)
+    runs = []
+    for _ in range(2):
+        torch.manual_seed(11)
+        made = []
+        for _ in range(6):
+            graph.replay()
+            made.append(y.clone())
+        runs.append(made)
+    assert all(torch.equal(one, again) for one, again in zip(*runs, strict=True))
+    assert not any(torch.equal(one, after) for one, after in zip(runs[0], runs[0][1:], strict=False))
+    for one in runs[0]:
+        kept = one != 0
+        assert torch.equal(one, torch.where(kept, 2 * x, 0))
+        assert 0.15 < float(kept.float().mean()) < 0.85
+
+
+@pytest.mark.skipif(not NATIVE, reason="the native part was not built")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("number", [False, True], ids=["tensor", "number"])
 @pytest.mark.parametrize("wanted", ["hopper", "triton"])
 @pytest.mark.parametrize("which", ["in", "out"])
-def test_python_serves_only_the_first_call_of_a_kind(which, wanted, monkeypatch):
+def test_python_serves_only_the_first_call_of_a_kind(which, wanted, number, dtype, monkeypatch):
     monkeypatch.setenv("SPARSEDROP_GPU", wanted)
     matmul.forget()
     served = []
@@ -191,20 +252,19 @@ def test_python_serves_only_the_first_call_of_a_kind(which, wanted, monkeypatch)
         monkeypatch.setitem(
             cuda._kernels, name, lambda *args, name=name, kernel=kernel: (served.append(name), kernel(*args))[1]
         )
-    layer = sparsedrop.dropout_linear if which == "in" else sparsedrop.linear_dropout
+    function = sparsedrop.dropout_linear if which == "in" else sparsedrop.linear_dropout
     sides = 384, 520, 640
     found = []
     for m in (*sides[:2], *sides[:2]):
         torch.manual_seed(m)
-        operands = [torch.randn(shape, device="cuda", dtype=torch.bfloat16) for shape in ((m, 640), (768, 640), (768,))]
+        operands = [torch.randn(shape, device="cuda", dtype=dtype) for shape in ((m, 640), (768, 640), (768,))]
         leaves = [tensor.requires_grad_() for tensor in operands]
-        p = torch.tensor(0.5, device="cuda")
-        y = layer(*leaves, p)
+        p = 0.5 if number else torch.tensor(0.5, device="cuda")
+        y = function(*leaves, p)
         found.append((y, *torch.autograd.grad(y, leaves, y.detach())))
-    assert sorted(set(served)) == ["draw", "linear", "weight_grad"]
-    assert len(served) <= 2 * (1 + 2 + 2), served
-    first, second = served[: len(served) // 2], served[len(served) // 2 :]
-    assert first == second
+    kinds = ["draw", "linear", "weight_grad"]
+    assert sorted(set(served)) == kinds
+    assert all(served.count(name) <= 2 * (1 if name == "draw" else 2) for name in kinds), served
     for one, again in zip(found[:2], found[2:], strict=True):
         assert all(torch.equal(a, b) for a, b in zip(one, again, strict=True))
 

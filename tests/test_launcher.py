@@ -59,6 +59,7 @@ kernel = host.load_kernel(b"code", "matmul", 1000, 3)
 def launch(*parameters):
     return host.Launch.of_triton(3, kernel, (5, 6, 7), 128, 1000, parameters)
 launch(("address", 6), ("i32", -8), ("i64", 0), ("i64", 0))(7, [*range(10, 20)])
+launch(("address", 6), ("number", 3), ("i64", 0), ("i64", 0))(7, [*range(10, 20)])
 for wrong in ("i64", -8), ("i32", -8), ("f32", 0):
     try:
         launch(("address", 6), wrong, *[("i64", 0)] * (3 if wrong[0] == "i32" else 2))
@@ -68,10 +69,12 @@ for wrong in ("i64", -8), ("i32", -8), ("f32", 0):
 
 
 def test_kernels_of_triton(ask: Callable[[str], list[str]]) -> None:
-    """Parameters of other sizes than the compiled kernel's, or of another number, are refused."""
+    """A number is given in the place of an address. Parameters of other sizes than the compiled kernel's, or of another
+    number, are refused."""
     refused = "the kernel takes other parameters"
-    launched = "5 x 6 x 7 blocks of 128, 1000 bytes, stream 0x7: 16 -8"
-    assert ask(TRITON)[3:] == [launched, refused, refused, "a parameter must be address, map, i32 or i64, got f32"]
+    launched = [f"5 x 6 x 7 blocks of 128, 1000 bytes, stream 0x7: 16 {second}" for second in (-8, 13)]
+    unknown = "a parameter must be address, number, map, i32 or i64, got f32"
+    assert ask(TRITON)[3:] == [*launched, refused, refused, unknown]
 
 
 def test_from_a_problem_to_the_driver(ask: Callable[[str], list[str]]) -> None:

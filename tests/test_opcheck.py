@@ -5,8 +5,8 @@ import torch
 from problems import DTYPES, LAYOUTS, lay_out
 
 from torch_sparsedrop import BlockMask
-from torch_sparsedrop.ops import REVISION
-from torch_sparsedrop.ops.checks import flat_size
+from torch_sparsedrop.ops import REVISION, layer
+from torch_sparsedrop.ops.checks import flat_size, grid_of
 
 M, N, K = 40, 33, 50
 
@@ -64,3 +64,16 @@ def test_several_masks_at_once(grid, count):
         uniform = torch.rand(flat_size(count * grid[0], grid[1] + balanced))
         arguments = uniform, torch.tensor(0.3), balanced, (count, *grid)
         torch.library.opcheck(torch.ops.sparsedrop.draw.default, arguments)
+
+
+@pytest.mark.skipif(not layer._built(), reason="the native part was not built")
+@pytest.mark.parametrize("requires_grad", [False, True])
+@pytest.mark.parametrize("out", [False, True])
+@pytest.mark.parametrize("balanced", [False, True])
+@pytest.mark.parametrize("p", [(torch.tensor(0.4), 0.0), (None, 0.4)], ids=["tensor", "number"])
+def test_layer(p, balanced, out, requires_grad):
+    operands = [torch.randn(shape).requires_grad_(requires_grad) for shape in ((2, M // 2, K), (N, K), (N,))]
+    rows, cols = grid_of(M, N if out else K, (16, 16))
+    uniform = torch.rand(flat_size(rows, cols + balanced))
+    arguments = *operands, uniform, *p, balanced, out, (16, 16), REVISION
+    torch.library.opcheck(torch.ops.sparsedrop.layer.default, arguments)

@@ -139,6 +139,7 @@ def test_plan_and_draw_equal_packing(grid, p):
         for mine, theirs in zip(got, packing.draw(uniform, torch.tensor(p), balanced), strict=True):
             assert mine.dtype == theirs.dtype
             assert torch.equal(mine, theirs)
+        assert all(torch.equal(a, b) for a, b in zip(got, plan.draw(uniform, p, balanced), strict=True))
         keep, packed, _ = plan.draw(packing.flat(uniform), torch.tensor(p), balanced, grid)
         assert keep.shape == packing.flat(got[0]).shape
         assert torch.equal(packing.matrix(keep, rows, cols), got[0])

@@ -47,7 +47,7 @@ from torch_sparsedrop.providers.cuda import matmul
 from torch_sparsedrop.providers.triton import launch, plan, start
 from torch_sparsedrop.providers.triton.tiles import choose
 
-BYTES = {"address": 8, "i32": 4, "i64": 8, "map": 128}
+BYTES = {"address": 8, "number": 4, "i32": 4, "i64": 8, "map": 128}
 
 def native(compiled, grid, arguments, slots):
     meta = compiled.metadata
@@ -56,7 +56,7 @@ def native(compiled, grid, arguments, slots):
     listed = start.parameters(compiled.src.signature.values(), arguments, slots, meta.tensordesc_meta)
     text = compiled.asm["ptx"]
     entry = text[text.index(".entry") : text.index(".reqntid")]
-    found = re.findall(r"\.param.*?\.[ub](\d+)[^,\n]*?(?:\[(\d+)\])?,?\n", entry)
+    found = re.findall(r"\.param.*?\.[ubf](\d+)[^,\n]*?(?:\[(\d+)\])?,?\n", entry)
     taken = [int(length or 1) * int(bits) // 8 for bits, length in found]
     assert [BYTES[kind] for kind, *_ in listed] == taken, (listed, entry)
     print(compiled.name, len(listed), sum(kind == "map" for kind, *_ in listed))
@@ -71,15 +71,16 @@ for dtype in torch.bfloat16, torch.float32:
         matmul.linear(case.x, case.weight, case.b, *case.masks())
         matmul.weight_grad(case.grad, case.x, *case.masks())
 for balanced in False, True:
-    plan.draw(torch.rand(4, 3 + balanced), torch.tensor(0.5), balanced)
-    plan.draw(torch.rand(100 * (30 + balanced)), torch.tensor(0.5), balanced, (100, 30))
+    for p in torch.tensor(0.5), 0.5:
+        plan.draw(torch.rand(4, 3 + balanced), p, balanced)
+        plan.draw(torch.rand(100 * (30 + balanced)), p, balanced, (100, 30))
 """
 
 
 def test_parameters_are_those_of_the_compiled_kernel(ask) -> None:
     lines = [line.split() for line in ask(SCRIPT)]
     kernels = [name for name, *_ in lines]
-    assert {name: kernels.count(name) for name in kernels} == {"matmul": 12, "add_parts": 6, "make_plan": 4}
+    assert {name: kernels.count(name) for name in kernels} == {"matmul": 12, "add_parts": 6, "make_plan": 8}
     assert {int(maps) for name, _, maps in lines if name == "matmul"} == {0, 2, 3}
 
 

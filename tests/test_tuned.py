@@ -106,6 +106,10 @@ def test_the_fastest_tile_is_found_and_then_used(phase: str, monkeypatch: pytest
     assert [launch.tile for launch in matmul._known.values()] == [wanted]
 
 
+def test_where_another_kernel_serves_there_is_nothing_to_tune() -> None:
+    assert tune.best(lambda: None, Clock(lambda tile: 1.0)) == {}
+
+
 def test_candidates_fit_the_blocks_and_the_chip() -> None:
     for block in (32, 48, 128):
         problem = PROBLEM._replace(block_a=block, block_t=block)

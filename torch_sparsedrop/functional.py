@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .masks import Block, BlockMask, Kind, Probability, check_kind, check_p, draw
-from .ops import autograd
+from .masks import Block, BlockMask, Kind, Probability, check_kind, check_p, draw, random_numbers
+from .ops import autograd, layer
 from .ops.autocast import cast_operands
-from .ops.checks import check_block, check_linear, check_shapes
+from .ops.checks import check_block, check_linear, check_shapes, grid_of
 from .ops.schema import REVISION
 
 
@@ -110,9 +110,7 @@ def dropout_linear(
     sizes = _active_block(p, training, block, kind)
     if sizes is None:
         return F.linear(x, weight, bias)
-    check_shapes(x, weight)
-    mask = draw(_rows(x), weight.shape[1], p, sizes, kind == "balanced", x.device)
-    return linear(x, weight, bias, drop_in=mask)
+    return _layer(x, weight, bias, p, kind == "balanced", False, sizes)
 
 
 def linear_dropout(
@@ -132,9 +130,25 @@ def linear_dropout(
     sizes = _active_block(p, training, block, kind)
     if sizes is None:
         return F.linear(x, weight, bias)
-    check_shapes(x, weight)
-    mask = draw(_rows(x), weight.shape[0], p, sizes, kind == "balanced", x.device)
-    return linear(x, weight, bias, drop_out=mask)
+    return _layer(x, weight, bias, p, kind == "balanced", True, sizes)
+
+
+def _layer(
+    x: Tensor, weight: Tensor, bias: Tensor | None, p: Probability, balanced: bool, out: bool, block: tuple[int, int]
+) -> Tensor:
+    served = not torch.compiler.is_compiling() and layer.serves(x, weight, bias, p)
+    if not served:
+        check_shapes(x, weight)
+    shape = _rows(x), weight.shape[0 if out else 1]
+    grid = grid_of(*shape, block)
+    uniform = random_numbers(grid, balanced, x.device)
+    if served:
+        try:
+            return layer.layer(x, weight, bias, uniform, p, balanced, out, block)
+        except layer.Refused:  # The parts do it, or say what is wrong.
+            pass
+    mask = draw(uniform, p, balanced, shape, grid, block)
+    return linear(x, weight, bias, drop_out=mask) if out else linear(x, weight, bias, drop_in=mask)
 
 
 def _active_block(p: Probability, training: bool, block: Block, kind: str) -> tuple[int, int] | None:

@@ -63,7 +63,9 @@ class BlockMask:
         check_p(p)
         if isinstance(p, Tensor):
             device = p.device if device is None else device
-        return draw(rows, cols, p, sizes, kind == "balanced", device)
+        grid = grid_of(rows, cols, sizes)
+        uniform = random_numbers(grid, kind == "balanced", device)
+        return draw(uniform, p, kind == "balanced", (rows, cols), grid, sizes)
 
     @staticmethod
     def from_keep(keep: Tensor, rows: int, cols: int, *, block: Block, scale: float | Tensor = 1.0) -> BlockMask:
@@ -115,15 +117,18 @@ class BlockMask:
         return f"BlockMask(shape={self.shape}, block={self.block}, grid={grid}, device={self.device})"
 
 
+def random_numbers(grid: tuple[int, int], balanced: bool, device: torch.device | str | None) -> Tensor:
+    """What decides over a grid of blocks: the numbers of torch.rand(grid), in a row."""
+    return torch.rand(flat_size(grid[0], grid[1] + balanced), dtype=torch.float32, device=device)
+
+
 def draw(
-    rows: int, cols: int, p: Probability, block: tuple[int, int], balanced: bool, device: torch.device | str | None
-) -> BlockMask:
-    """`BlockMask.draw` with arguments that are known to be good."""
-    grid = grid_of(rows, cols, block)
-    # The numbers of torch.rand(grid).
-    uniform = torch.rand(flat_size(grid[0], grid[1] + balanced), dtype=torch.float32, device=device)
+    uniform: Tensor, p: Probability, balanced: bool,
+    shape: tuple[int, int], grid: tuple[int, int], block: tuple[int, int],
+) -> BlockMask:  # fmt: skip
+    """`BlockMask.draw` with random numbers and arguments that are known to be good."""
     flat, plan, scale = _DRAW(uniform, _as_tensor(p, uniform.device), balanced, grid)
-    return BlockMask(flat, plan, scale, (rows, cols), block)
+    return BlockMask(flat, plan, scale, shape, block)
 
 
 _DRAW = torch.ops.sparsedrop.draw.default

@@ -60,5 +60,6 @@ Tensor weight_grad(const Tensor& grad, const Tensor& x, const OptionalTensor& pl
 // `sizes`: rows and columns of a grid that comes flat.
 Tensor plan(const Tensor& keep, Blocks sizes);
 std::tuple<Tensor, Tensor, Tensor> draw(const Tensor& uniform, const Tensor& p, bool balanced, Blocks sizes);
+std::tuple<Tensor, Tensor, Tensor> draw_with(float p, const Tensor& uniform, bool balanced, Blocks sizes);
 
 }  // namespace sparsedrop

@@ -2,6 +2,7 @@
 #include <cmath>
 #include <numeric>
 
+#include "../host/layer.h"
 #include "arguments.h"
 
 namespace sparsedrop {
@@ -65,12 +66,6 @@ void keep_balanced(const float* uniform, double p, int64_t rows, int64_t columns
   }
 }
 
-// Never one element: see flat_size in torch_sparsedrop/ops/checks.py.
-int64_t flat_size(int64_t rows, int64_t columns) {
-  const int64_t size = rows * columns;
-  return columns > 1 ? size : std::max<int64_t>(size, 2);
-}
-
 // A matrix, or the elements of a grid of the given sizes; either has `extra` columns more.
 bool is_grid(const Tensor& tensor, const Blocks& sizes, int64_t extra) {
   if (sizes.empty()) return tensor.dim() == 2 && tensor.size(1) >= extra;
@@ -93,16 +88,19 @@ Tensor plan(const Tensor& keep, Blocks sizes) {
   return pack_plans({data, keep.size(0), keep.size(1), keep.stride(0), keep.stride(1)}, 1);
 }
 
-std::tuple<Tensor, Tensor, Tensor> draw(const Tensor& uniform_, const Tensor& p_, bool balanced, Blocks sizes) {
+std::tuple<Tensor, Tensor, Tensor> draw(const Tensor& uniform, const Tensor& p, bool balanced, Blocks sizes) {
+  STD_TORCH_CHECK(p.scalar_type() == ScalarType::Float && p.dim() == 0 && p.is_cpu(),
+                  "p must be a 0-dim float32 CPU tensor, got ", p.scalar_type(), " of shape ", shape_of(p));
+  return draw_with(*static_cast<const float*>(p.const_data_ptr()), uniform, balanced, sizes);
+}
+
+std::tuple<Tensor, Tensor, Tensor> draw_with(float given, const Tensor& uniform_, bool balanced, Blocks sizes) {
   // Several masks are drawn like the rows of one.
   const int64_t count = sizes.size() == 3 ? sizes[0] : 1;
   if (sizes.size() == 3) sizes = {count * sizes[1], sizes[2]};
   STD_TORCH_CHECK(count >= 0 && uniform_.scalar_type() == ScalarType::Float && is_grid(uniform_, sizes, balanced),
                   "uniform must be a float32 tensor, ", described(sizes), balanced ? ", with a column more than the grid" : "",
                   ", got ", uniform_.scalar_type(), " of shape ", shape_of(uniform_));
-  STD_TORCH_CHECK(p_.scalar_type() == ScalarType::Float && p_.dim() == 0, "p must be a 0-dim float32 tensor, got ",
-                  p_.scalar_type(), " of shape ", shape_of(p_));
-  const float given = *static_cast<const float*>(p_.const_data_ptr());
   const float p = given > 0 ? std::min(given, 1.0f) : 0.0f;
   const Tensor source = uniform_.is_contiguous() ? uniform_ : torch::stable::contiguous(uniform_);
   const auto uniform = static_cast<const float*>(source.const_data_ptr());

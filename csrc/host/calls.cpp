@@ -8,113 +8,32 @@
 #include <array>
 #include <cstdint>
 #include <cstring>
-#include <memory>
-#include <mutex>
 #include <optional>
 #include <stdexcept>
 #include <string>
-#include <string_view>
 #include <tuple>
-#include <unordered_map>
 #include <vector>
 
+#include "known.h"
 #include "launch.h"
+#include "layer.h"
 #include "plan_layout.h"
 
 namespace sparsedrop {
 namespace {
 
-using torch::stable::Tensor;
 using torch::stable::detail::from;
 using torch::stable::detail::to;
-using OptionalTensor = std::optional<Tensor>;
-using Sizes = std::vector<int64_t>;
-
-// All that a launch and the checks of its arguments depend on.
-using Key = std::vector<int64_t>;
-
-struct Hash {
-  std::size_t operator()(const Key& key) const {
-    return std::hash<std::string_view>{}({reinterpret_cast<const char*>(key.data()), key.size() * sizeof(int64_t)});
-  }
-};
-
-struct Known {
-  std::vector<Launch> launches;
-  int64_t workspace_bytes;
-};
-
-// A launch may be forgotten while a call in another thread is using it.
-class Table {
- public:
-  std::shared_ptr<const Known> find(const Key& key) {
-    const std::lock_guard lock(mutex_);
-    const auto found = known_.find(key);
-    return found == known_.end() ? nullptr : found->second;
-  }
-
-  // `packed`: the bytes to work in and the launches; nothing where Python serves such calls every time.
-  void add(Key&& key, const Tensor& packed) {
-    auto known = std::make_shared<Known>();
-    const std::size_t count = packed.numel() / sizeof(Launch), head = sizeof known->workspace_bytes;
-    if (count == 0) return;
-    known->launches.resize(count);
-    const auto bytes = static_cast<const char*>(packed.const_data_ptr());
-    std::memcpy(&known->workspace_bytes, bytes, head);
-    std::memcpy(static_cast<void*>(known->launches.data()), bytes + head, count * sizeof(Launch));
-    const std::lock_guard lock(mutex_);
-    if (known_.size() >= kMost) known_.clear();
-    known_.insert_or_assign(std::move(key), std::move(known));
-  }
-
-  void forget() {
-    const std::lock_guard lock(mutex_);
-    known_.clear();
-  }
-
- private:
-  static constexpr std::size_t kMost = 4096;
-  std::mutex mutex_;
-  std::unordered_map<Key, std::shared_ptr<const Known>, Hash> known_;
-};
-
-Table& table() {
-  static Table* const known = new Table;  // for threads that outlive static objects
-  return *known;
-}
-
-int32_t asked(AOTITorchError (*what)(AtenTensorHandle, int32_t*), const Tensor& tensor) {
-  int32_t answer;
-  TORCH_ERROR_CODE_CHECK(what(tensor.get(), &answer));
-  return answer;
-}
-
-int32_t dtype(const Tensor& tensor) { return asked(aoti_torch_get_dtype, tensor); }
-int32_t device(const Tensor& tensor) { return asked(aoti_torch_get_device_index, tensor); }
-int32_t device_type(const Tensor& tensor) { return asked(aoti_torch_get_device_type, tensor); }
-
-void note(Key& key, const Tensor& tensor) {
-  const bool aligned = reinterpret_cast<std::uintptr_t>(tensor.data_ptr()) % 16 == 0;
-  const auto sizes = tensor.sizes(), strides = tensor.strides();
-  key.insert(key.end(), {tensor.dim(), dtype(tensor), device(tensor), device_type(tensor), aligned});
-  key.insert(key.end(), sizes.begin(), sizes.end());
-  key.insert(key.end(), strides.begin(), strides.end());
-}
-
-void note(Key& key, const OptionalTensor& tensor) {
-  if (tensor)
-    note(key, *tensor);
-  else
-    key.push_back(-1);
-}
-
-void note(Key& key, const Sizes& sizes) {
-  key.push_back(static_cast<int64_t>(sizes.size()));
-  key.insert(key.end(), sizes.begin(), sizes.end());
-}
 
 std::uintptr_t address(const Tensor& tensor) { return reinterpret_cast<std::uintptr_t>(tensor.data_ptr()); }
 std::uintptr_t address(const OptionalTensor& tensor) { return tensor ? address(*tensor) : 0; }
+
+// In the place of an address.
+std::uintptr_t as_word(float number) {
+  std::uint32_t bits;
+  std::memcpy(&bits, &number, sizeof bits);
+  return bits;
+}
 
 // A new contiguous tensor beside `like`; none where there is no memory, which Python says in its own words.
 OptionalTensor new_tensor(const Sizes& shape, int32_t type, const Tensor& like) {
@@ -172,6 +91,14 @@ std::vector<Tensor> first(const char* op, std::array<StableIValue, Count> argume
 
 enum Op : int64_t { kLinear, kWeightGrad, kDraw, kActivate, kActivateGrad };
 
+// Whether float32 products may use TF32: torch's setting, which only Python can ask for. Other dtypes do not depend on it.
+bool tf32(const Tensor& operand) {
+  if (dtype(operand) != aoti_torch_dtype_float32()) return false;
+  std::array<StableIValue, 1> answer{};
+  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("sparsedrop::tf32", "", answer.data(), TORCH_ABI_VERSION));
+  return to<bool>(answer[0]);
+}
+
 Key begin(Op op) {
   Key key;
   key.reserve(96);
@@ -183,6 +110,7 @@ Tensor linear(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
               const OptionalTensor& scale_in, Sizes block_in, const OptionalTensor& plan_out,
               const OptionalTensor& scale_out, Sizes block_out, int64_t revision) {
   Key key = begin(kLinear);
+  key.push_back(tf32(x));
   for (const Tensor* tensor : {&x, &weight}) note(key, *tensor);
   for (const OptionalTensor* tensor : {&bias, &plan_in, &scale_in, &plan_out, &scale_out}) note(key, *tensor);
   note(key, block_in);
@@ -204,6 +132,7 @@ Tensor weight_grad(const Tensor& grad, const Tensor& x, const OptionalTensor& pl
                    Sizes block_in, const OptionalTensor& plan_out, const OptionalTensor& scale_out, Sizes block_out,
                    int64_t revision) {
   Key key = begin(kWeightGrad);
+  key.push_back(tf32(x));
   for (const Tensor* tensor : {&grad, &x}) note(key, *tensor);
   for (const OptionalTensor* tensor : {&plan_in, &scale_in, &plan_out, &scale_out}) note(key, *tensor);
   note(key, block_in);
@@ -224,7 +153,10 @@ Tensor weight_grad(const Tensor& grad, const Tensor& x, const OptionalTensor& pl
   return first("sparsedrop::first_weight_grad", arguments, std::move(key))[0];
 }
 
-std::tuple<Tensor, Tensor, Tensor> draw(const Tensor& uniform, const Tensor& p, bool balanced, Sizes grid) {
+using Drawn = std::tuple<Tensor, Tensor, Tensor>;
+
+// p is a tensor, or else the number.
+Drawn draw_by_either(const Tensor& uniform, const OptionalTensor& p, double number, bool balanced, const Sizes& grid) {
   Key key = begin(kDraw);
   key.push_back(balanced);
   note(key, uniform);
@@ -234,16 +166,16 @@ std::tuple<Tensor, Tensor, Tensor> draw(const Tensor& uniform, const Tensor& p, 
     const bool flat = !grid.empty();
     const int64_t count = grid.size() == 3 ? grid[0] : 1;
     const int64_t rows = flat ? grid[grid.size() - 2] : uniform.size(0), cols = flat ? grid.back() : uniform.size(1) - balanced;
-    // A flat grid never has one element: see flat_size in checks.py.
-    const Sizes shape = flat ? Sizes{std::max<int64_t>(count * rows * cols, cols > 1 ? 0 : 2)} : Sizes{rows, cols};
+    const Sizes shape = flat ? Sizes{flat_size(count * rows, cols)} : Sizes{rows, cols};
     const OptionalTensor keep = new_tensor(shape, aoti_torch_dtype_bool(), uniform);
     const OptionalTensor plan = new_tensor({count * plan_layout(rows, cols).size}, aoti_torch_dtype_int32(), uniform);
     const OptionalTensor scale = new_tensor({}, aoti_torch_dtype_float32(), uniform);
+    const std::uintptr_t given = p ? address(*p) : as_word(static_cast<float>(number));
     if (keep && plan && scale &&
-        start(*known, *scale, {address(uniform), address(p), address(*keep), address(*plan), address(*scale)}))
+        start(*known, *scale, {address(uniform), given, address(*keep), address(*plan), address(*scale)}))
       return {*keep, *plan, *scale};
   }
-  const std::array arguments{from(uniform), from(p), from(balanced), from(grid)};
+  const std::array arguments{from(uniform), from(p), from(number), from(balanced), from(grid)};
   const auto made = first("sparsedrop::first_draw", arguments, std::move(key));
   return {made[0], made[1], made[2]};
 }
@@ -287,6 +219,15 @@ std::tuple<Tensor, Tensor> activate_grad(const Tensor& grad, const Tensor& x, co
   return {made[0], made[1]};
 }
 
+Drawn draw(const Tensor& uniform, const Tensor& p, bool balanced, Sizes grid) {
+  return draw_by_either(uniform, p, 0, balanced, grid);
+}
+
+Drawn layer_on_gpu(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, const Tensor& uniform,
+                   const OptionalTensor& p, double number, bool balanced, bool out, Sizes block, int64_t revision) {
+  return layer(draw_by_either, linear, x, weight, bias, uniform, p, number, balanced, out, block);
+}
+
 void forget() { table().forget(); }
 
 }  // namespace
@@ -298,6 +239,7 @@ STABLE_TORCH_LIBRARY_IMPL(sparsedrop, CUDA, m) {
   m.impl("draw", TORCH_BOX(&sparsedrop::draw));
   m.impl("activate", TORCH_BOX(&sparsedrop::activate));
   m.impl("activate_grad", TORCH_BOX(&sparsedrop::activate_grad));
+  m.impl("layer", TORCH_BOX(&sparsedrop::layer_on_gpu));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(sparsedrop, CompositeExplicitAutograd, m) { m.impl("forget", TORCH_BOX(&sparsedrop::forget)); }

@@ -58,6 +58,11 @@ void Launch::start(void* stream, const std::uintptr_t* addresses) const {
       driver().check(driver().replace_address(reinterpret_cast<TensorMap*>(place), address), "describing a matrix");
       continue;
     }
+    if (filled.what == Fill::number) {
+      const auto bits = static_cast<std::uint32_t>(addresses[filled.slot]);
+      std::memcpy(place, &bits, sizeof bits);
+      continue;
+    }
     const std::uint64_t value = filled.what == Fill::ticket ? next_ticket() : addresses[filled.slot] + filled.beyond;
     std::memcpy(place, &value, sizeof value);
   }

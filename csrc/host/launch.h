@@ -22,10 +22,11 @@ class Launch {
     static_assert(std::is_trivially_copyable_v<Value>);
     return add(&value, sizeof value);
   }
-  // What is written there at every start: an address among those given and some bytes more, a tensor map's address, or a
-  // number that no other start gets.
+  // What is written there at every start: an address among those given and some bytes more, a tensor map's address, a
+  // float32 that is given in the place of an address, or a number that no other start gets.
   void address_at(std::size_t place, unsigned slot, std::size_t beyond = 0) { fill(Fill::address, place, slot, beyond); }
   void map_at(std::size_t place, unsigned slot) { fill(Fill::map, place, slot, 0); }
+  void float_at(std::size_t place, unsigned slot) { fill(Fill::number, place, slot, 0); }
   void ticket_at(std::size_t place) { fill(Fill::ticket, place, 0, 0); }
 
   // Whether the kernel takes parameters of just these sizes; false also where the driver cannot tell.
@@ -34,7 +35,7 @@ class Launch {
   void start(void* stream, const std::uintptr_t* addresses) const;
 
  private:
-  enum class Fill : std::uint8_t { address, map, ticket };
+  enum class Fill : std::uint8_t { address, map, number, ticket };
   struct Filled {
     Fill what;
     std::uint8_t slot;

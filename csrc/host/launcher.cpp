@@ -87,7 +87,7 @@ Matrix matrix(const py::handle& h) {
           t[3].cast<std::uint32_t>(), t[4].cast<std::uint32_t>()};
 }
 
-// A Triton kernel's parameters: ("address", slot), ("i32" or "i64", value), or ("map", slot, matrix, type, swizzle).
+// A Triton kernel's parameters: ("address", slot), ("number", slot), ("i32" or "i64", value), or ("map", slot, matrix, type, swizzle).
 Launch triton_launch(int device, std::uintptr_t kernel, const std::array<unsigned, 3>& grid, unsigned threads,
                      unsigned shared_bytes, const std::vector<py::tuple>& parameters) {
   Launch launch(device, kernel, {grid[0], grid[1], grid[2]}, threads, shared_bytes);
@@ -95,6 +95,8 @@ Launch triton_launch(int device, std::uintptr_t kernel, const std::array<unsigne
     const auto kind = p[0].cast<std::string>();
     if (kind == "address")
       launch.address_at(launch.add(std::uint64_t{0}), p[1].cast<unsigned>());
+    else if (kind == "number")
+      launch.float_at(launch.add(float{0}), p[1].cast<unsigned>());
     else if (kind == "map")
       launch.map_at(launch.add(encode(matrix(p[2]), p[3].cast<int>(), p[4].cast<int>(), kPromote128)), p[1].cast<unsigned>());
     else if (kind == "i32")
@@ -102,7 +104,7 @@ Launch triton_launch(int device, std::uintptr_t kernel, const std::array<unsigne
     else if (kind == "i64")
       launch.add(p[1].cast<std::int64_t>());
     else
-      throw std::invalid_argument("a parameter must be address, map, i32 or i64, got " + kind);
+      throw std::invalid_argument("a parameter must be address, number, map, i32 or i64, got " + kind);
   }
   if (!launch.fits_kernel()) throw std::runtime_error("the kernel takes other parameters");
   return launch;

@@ -40,7 +40,8 @@ def run(settings: Settings, timer: Timer, progress: Callable[..., Any]) -> str:
 
 
 def best(call: Callable[[], object], timer: Timer) -> dict[Any, Any]:
-    """The problem that ``call`` poses and a tile that is faster there than the table's, or nothing."""
+    """The problem that ``call`` poses and a tile that is faster there than the table's, or nothing: also where the
+    Hopper kernel serves, which has no tiles to choose."""
     from ..providers.cuda import matmul
     from ..providers.triton import tuned
     from ..providers.triton.tiles import Tile, choose
@@ -51,7 +52,10 @@ def best(call: Callable[[], object], timer: Timer) -> dict[Any, Any]:
             call()
         return asked
 
-    problem = ready(None)[-1]
+    asked = ready(None)
+    if not asked:
+        return {}
+    problem = asked[-1]
     table = choose(problem)
     sides = {}
     for tile in dict.fromkeys((table, *candidates(problem, table))):

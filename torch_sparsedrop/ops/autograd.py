@@ -26,7 +26,7 @@ Masks = tuple[Any, ...]
 """plan, scale and block of the input mask, then of the output mask."""
 
 
-def _save(ctx: Any, first: Tensor, second: Tensor, masks: Masks) -> None:
+def save(ctx: Any, first: Tensor, second: Tensor, masks: Masks) -> None:
     """Each operand is kept only for the other one's gradient."""
     plan_in, scale_in, block_in, plan_out, scale_out, block_out = masks
     needs = ctx.needs_input_grad
@@ -46,12 +46,12 @@ def _setup(masks_at: int) -> Callable[..., None]:
     """What an op keeps whose masks begin at that argument."""
 
     def setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _save(ctx, inputs[0], inputs[1], inputs[masks_at : masks_at + 6])
+        save(ctx, inputs[0], inputs[1], inputs[masks_at : masks_at + 6])
 
     return setup
 
 
-def _linear_backward(linear: Callable[..., Tensor], weight_grad: Callable[..., Tensor], ctx: Any, grad: Tensor) -> Any:
+def linear_backward(linear: Callable[..., Tensor], weight_grad: Callable[..., Tensor], ctx: Any, grad: Tensor) -> Any:
     x, weight, masks, exchanged = _saved(ctx)
     needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]
     dx = dw = db = None
@@ -118,7 +118,7 @@ def _entrance(op: Any, masks_at: int, differentiate: Callable[..., Any]) -> Call
         @staticmethod
         def forward(ctx: Any, first: Tensor, second: Tensor, third: Any, rest: tuple[Any, ...]) -> Tensor:
             output = _below_autograd(op, (first, second, third, *rest))
-            _save(ctx, first, second, rest[:6] if masks_at == 3 else (third, *rest[:5]))
+            save(ctx, first, second, rest[:6] if masks_at == 3 else (third, *rest[:5]))
             return output
 
         @staticmethod
@@ -152,7 +152,7 @@ def _entrance(op: Any, masks_at: int, differentiate: Callable[..., Any]) -> Call
 linear: Callable[..., Tensor] = _entrance(
     torch.ops.sparsedrop.linear.default,
     3,
-    lambda ctx, grad: _linear_backward(linear, weight_grad, ctx, grad),
+    lambda ctx, grad: linear_backward(linear, weight_grad, ctx, grad),
 )
 weight_grad: Callable[..., Tensor] = _entrance(
     torch.ops.sparsedrop.weight_grad.default,
@@ -162,7 +162,7 @@ weight_grad: Callable[..., Tensor] = _entrance(
 
 torch.library.register_autograd(
     "sparsedrop::linear",
-    lambda ctx, grad: _linear_backward(torch.ops.sparsedrop.linear, torch.ops.sparsedrop.weight_grad, ctx, grad),
+    lambda ctx, grad: linear_backward(torch.ops.sparsedrop.linear, torch.ops.sparsedrop.weight_grad, ctx, grad),
     setup_context=_setup(3),
     lib=library,
 )

@@ -10,6 +10,7 @@ from torch import Tensor
 from .checks import (
     check_activate,
     check_activate_grad,
+    check_block,
     check_grid,
     check_linear,
     check_masks,
@@ -17,6 +18,7 @@ from .checks import (
     check_uniform,
     check_weight_grad,
     flat_size,
+    grid_of,
 )
 from .layout import layout
 from .schema import library
@@ -76,3 +78,20 @@ def activate_grad(
     check_activate(x, bias, function, plan, block)
     check_activate_grad(grad, x)
     return x.new_empty(x.shape), x.new_empty((0,)) if bias is None else bias.new_empty(bias.shape)
+
+
+@torch.library.register_fake("sparsedrop::layer", lib=library)
+def layer(
+    x: Tensor, weight: Tensor, bias: Tensor | None, uniform: Tensor, p: Tensor | None, number: float,
+    balanced: bool, out: bool, block: Sequence[int], revision: int,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    m, n, k = check_linear(x, weight, bias)
+    rows, cols = grid_of(m, n if out else k, check_block(list(block)))
+    check_grid(uniform, "uniform", torch.float32, (rows, cols), int(balanced))
+    if p is not None:
+        check_p_tensor(p, uniform)
+    return (
+        x.new_empty((*x.shape[:-1], n)),
+        uniform.new_empty((layout(rows, cols).size,), dtype=torch.int32),
+        uniform.new_empty(()),
+    )

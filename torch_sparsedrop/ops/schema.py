@@ -1,5 +1,6 @@
 """The ops. `linear` and `weight_grad` are each other's derivatives; `activate`, with the derivative `activate_grad`, is
-M ⊙ f(x + b), as it stands between two linears that share a mask; the rest prepares masks.
+M ⊙ f(x + b), as it stands between two linears that share a mask; `plan` and `draw` prepare masks; `layer` is `draw` and
+`linear` in one call, for eager mode.
 
 Every op is pure: random numbers enter as the tensor ``uniform``, drawn in the graph by ``torch.rand``.
 A mask reaches an op as three arguments: its plan, its scale (a 0-dim float32 tensor) and its block
@@ -38,13 +39,20 @@ _ACTIVATE = "Tensor x, Tensor? bias, int function, Tensor plan, int[] block, int
 library.define(f"activate({_ACTIVATE}) -> Tensor", tags=_TAGS)
 library.define(f"activate_grad(Tensor grad, {_ACTIVATE}) -> (Tensor grad_x, Tensor grad_bias)", tags=_TAGS)
 
+library.define(
+    "layer(Tensor x, Tensor weight, Tensor? bias, Tensor uniform, Tensor? p, float number, bool balanced, bool out, "
+    "int[] block, int revision) -> (Tensor y, Tensor plan, Tensor scale)",
+    tags=_TAGS,
+)
+
 # On CUDA, calls of a kind that was not seen before: the results, and behind them what starts the next such call.
-library.define("first_draw(Tensor uniform, Tensor p, bool balanced, SymInt[] grid=[]) -> Tensor[]")
+library.define("first_draw(Tensor uniform, Tensor? p, float number, bool balanced, SymInt[] grid=[]) -> Tensor[]")
 library.define(f"first_linear(Tensor x, Tensor weight, Tensor? bias, {_MASKS}) -> Tensor[]")
 library.define(f"first_weight_grad(Tensor grad, Tensor x, {_MASKS}) -> Tensor[]")
 library.define(f"first_activate({_ACTIVATE}) -> Tensor[]")
 library.define(f"first_activate_grad(Tensor grad, {_ACTIVATE}) -> Tensor[]")
 library.define("forget() -> ()")
+library.define("tf32() -> bool")
 
 
 def _revision() -> int:
@@ -55,7 +63,7 @@ def _revision() -> int:
     """
     folder = Path(__file__).parent
     sources = b"".join(
-        (folder / name).read_bytes() for name in ("autograd.py", "fakes.py", "functions.py", "schema.py")
+        (folder / name).read_bytes() for name in ("autograd.py", "fakes.py", "functions.py", "layer.py", "schema.py")
     )
     return zlib.crc32(sources)
 

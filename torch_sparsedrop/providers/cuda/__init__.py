@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ...ops.schema import library
 from .. import reference
-from .device import why_not
+from .device import tf32, why_not
 from .ready import NATIVE, Ready, failed, packed
 
 # A kernel's results, and how the native part would start it.
@@ -65,9 +65,14 @@ def _first(name: str) -> Callable[..., list[Tensor]]:
     return op
 
 
+def _first_draw(uniform: Tensor, p: Tensor | None, number: float, *rest: Any) -> list[Tensor]:
+    return _first("draw")(uniform, number if p is None else p, *rest)
+
+
 library.impl("plan", _whole("plan"), "CUDA")
+library.impl("tf32", tf32, "CompositeExplicitAutograd")
 for _name in ("draw", "linear", "weight_grad", "activate", "activate_grad"):
     if NATIVE:
-        library.impl(f"first_{_name}", _first(_name), "CUDA")
+        library.impl(f"first_{_name}", _first_draw if _name == "draw" else _first(_name), "CUDA")
     else:
         library.impl(_name, _whole(_name), "CUDA")

@@ -100,12 +100,11 @@ def _x_is_a(n: int, k: int, plan_in: Tensor | None, plan_out: Tensor | None) -> 
 
 
 def _start(launch: Any, given: tuple[Any, ...]) -> Ready | None:
-    """A launch on matrices with any leading dimensions. It can be repeated by address alone where nothing was copied,
-    and for float32 not even there: the native part does not see the TF32 setting."""
+    """A launch on matrices with any leading dimensions. It can be repeated by address where nothing was copied."""
     a, b, c, bias, scale_1, scale_2, walk_a, walk_b, out = given
     used = _flat(a), _flat(b), c, _dense(bias), scale_1, scale_2, _dense(walk_a), _dense(walk_b), _dense(out)
     launch(*used)
-    if a.dtype == torch.float32 or launch.copies:
+    if launch.copies:
         return None
     same = all(t is None or t.data_ptr() == u.data_ptr() for t, u in zip(given, used, strict=True))
     return launch if same else None

@@ -38,7 +38,7 @@ def serve_plan(keep: Tensor, grid: Sequence[int] = ()) -> tuple[tuple[Tensor], N
     if not _one_launch(rows, cols):
         return (packing.pack(packing.matrix(keep, rows, cols)),), None
     strides = (cols * keep.stride(0), keep.stride(0)) if len(grid) else keep.stride()
-    start, size = _prepare(1, rows, cols, *strides, "given", keep.device, keep.data_ptr() % 16 == 0)
+    start, size = _prepare(1, rows, cols, *strides, "given", False, keep.device, keep.data_ptr() % 16 == 0)
     result = torch.empty(size, dtype=torch.int32, device=keep.device)
     start(keep, None, None, result, None)
     return (result,), None
@@ -49,17 +49,20 @@ def draw(*arguments: Any) -> tuple[Tensor, ...]:
 
 
 def serve_draw(
-    uniform: Tensor, p: Tensor, balanced: bool, grid: Sequence[int] = ()
+    uniform: Tensor, p: Tensor | float, balanced: bool, grid: Sequence[int] = ()
 ) -> tuple[tuple[Tensor, ...], Ready | None]:
     count, rows, cols = check_uniform(uniform, balanced, grid)
-    check_p_tensor(p, uniform)
+    if isinstance(p, Tensor):
+        check_p_tensor(p, uniform)
     if not 0 < count <= _MOST_MASKS or not _one_launch(rows, cols, balanced):
+        p = p if isinstance(p, Tensor) else uniform.new_full((), p)
         return reference.draw(uniform, p, balanced, grid), None
     mode = "balanced" if balanced else "bernoulli"
-    aligned = uniform.data_ptr() % 16 == 0, p.data_ptr() % 16 == 0
+    number = not isinstance(p, Tensor)
+    aligned = uniform.data_ptr() % 16 == 0, p.data_ptr() % 16 == 0 if isinstance(p, Tensor) else None
     step = uniform.stride(0)
     strides = ((cols + balanced) * step, step) if len(grid) else uniform.stride()
-    start, size = _prepare(count, rows, cols, *strides, mode, uniform.device, aligned)
+    start, size = _prepare(count, rows, cols, *strides, mode, number, uniform.device, aligned)
     keep = uniform.new_empty((flat_size(count * rows, cols),) if len(grid) else (rows, cols), dtype=torch.bool)
     result = uniform.new_empty((size,), dtype=torch.int32)
     scale = uniform.new_empty(())
@@ -75,14 +78,16 @@ def _one_launch(rows: int, cols: int, balanced: bool = False) -> bool:
 
 @functools.lru_cache(maxsize=4096)
 def _prepare(
-    count: int, rows: int, cols: int, stride_row: int, stride_col: int, mode: str, device: torch.device, aligned: object
-) -> tuple[Start, int]:
-    """The launch for ``count`` masks, and their plans' size. ``aligned``: what else launches are compiled for."""
+    count: int, rows: int, cols: int, stride_row: int, stride_col: int, mode: str, number: bool, device: torch.device,
+    aligned: object,
+) -> tuple[Start, int]:  # fmt: skip
+    """The launch for ``count`` masks, and their plans' size. ``number``: p comes as one. ``aligned``: what else launches
+    are compiled for."""
     sizes = []
     for lines, length in ((rows, cols), (cols, rows)):
         places = min(max(32, power_of_2(length)), 256)
         sizes += [max(16, min(_TILE // places, power_of_2(lines))), places]
     at = layout(rows, cols)
     grid = (2 * (ceil_div(rows, _LINES) + ceil_div(cols, _LINES)), count, 1)
-    statics = (rows, cols, stride_row, stride_col, *at, mode, _LINES, *sizes)
+    statics = (rows, cols, stride_row, stride_col, *at, mode, number, _LINES, *sizes)
     return Start(make_plan, grid, statics, _WARPS, 1, range(5)), count * at.size

@@ -117,11 +117,12 @@ def make_plan(
     source, p, keep, plan, scale,
     rows, cols, stride_row, stride_col,
     row_bits, col_bits, row_count, col_count, row_order, col_order, row_index, col_index, size,
-    MODE: tl.constexpr, LINES: tl.constexpr,
+    MODE: tl.constexpr, NUMBER: tl.constexpr, LINES: tl.constexpr,
     ROW_OTHERS: tl.constexpr, ROW_PLACES: tl.constexpr, COL_OTHERS: tl.constexpr, COL_PLACES: tl.constexpr,
 ):  # fmt: skip
     if MODE != "given":
-        p = tl.load(p)
+        if not NUMBER:  # but in memory
+            p = tl.load(p)
         p = tl.minimum(tl.maximum(p, 0.0, tl.PropagateNan.ALL), 1.0, tl.PropagateNan.ALL)
         if tl.program_id(0) + tl.program_id(1) == 0:
             left = 1 - p.to(tl.float64)

@@ -87,6 +87,8 @@ def parameters(
             listed += [("i32", size) for size in shape] + [("i64", stride) for stride in strides]
         elif kind.startswith("*"):
             listed.append(("address", slots[i]))
+        elif kind == "fp32":
+            listed.append(("number", slots[i]))
         elif kind != "constexpr":
             listed.append((kind, argument))
     return [*listed, ("i64", 0), ("i64", 0)]
