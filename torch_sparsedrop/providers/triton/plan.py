@@ -81,8 +81,8 @@ def _prepare(
     count: int, rows: int, cols: int, stride_row: int, stride_col: int, mode: str, number: bool, device: torch.device,
     aligned: object,
 ) -> tuple[Start, int]:  # fmt: skip
-    """The launch for ``count`` masks, and their plans' size. ``number``: p comes as one. ``aligned``: what else launches
-    are compiled for."""
+    """The launch for ``count`` masks, and their plans' size. ``number``: p comes as one. ``aligned``: what else it is
+    compiled for."""
     sizes = []
     for lines, length in ((rows, cols), (cols, rows)):
         places = min(max(32, power_of_2(length)), 256)
