@@ -49,7 +49,7 @@ def test_every_variant_compiles_to_fast_code(variant, caplog):
 
 def test_assembler_says_when_they_wait(monkeypatch, caplog):
     source, headers = kernel.sources()
-    eager = headers["consumer.cuh"].replace("wgmma_wait<1>();", "if (threadIdx.x == step) c[step % 8] += 1.f;")
+    eager = headers["consumer.cuh"].replace("wgmma_wait<1>();", "if (threadIdx.x == steps) c[before % 8] += 1.f;")
     monkeypatch.setattr(kernel, "sources", lambda: (source, headers | {"consumer.cuh": eager}))
     assert "Potential Performance Loss" in compiled_with_remarks(VARIANTS[0].options(), caplog)[1]
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "shared.cuh"
+#include "walker.cuh"
 
 namespace sparsedrop {
 
