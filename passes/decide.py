@@ -11,7 +11,17 @@ from torch import fx
 
 from torch_sparsedrop.options import Options
 
-from .forms import is_other_dropout, is_softmax, known, op_name, operand_or, passes_through, readers_of, value
+from .forms import (
+    before_or_after_dropout,
+    is_other_dropout,
+    is_softmax,
+    known,
+    op_name,
+    operand_or,
+    passes_through,
+    readers_of,
+    value,
+)
 from .normalise import Normal, is_weight, writes_privately, written_later
 from .region import Keeps, Region, find_region
 from .sites import Dropout, Linear, Reader, Site
@@ -92,7 +102,7 @@ def readers(node: fx.Node, linears: dict[fx.Node, Linear]) -> tuple[list[Reader]
         for user in readers_of(at):
             if user in taken and user.all_input_nodes.count(at) == 1:
                 continue
-            if passes_through(user) is at:
+            if before_or_after_dropout(user) is at:
                 follow(user, (*chain, user))
             else:
                 others.append(user)
@@ -218,7 +228,8 @@ def _unfit(dropout: Dropout, site: Site, linears: list[Reader]) -> str:
         return f"not a matrix of floats: {tensor.dtype} of shape {tuple(tensor.shape)}"
     if dropout.inplace and not writes_privately(dropout.node):
         return "it works in place on a tensor that others see; use inplace=False"
-    writer = written_later([dropout.source, dropout.node], dropout.node) if site.letter != "C" else None
+    read = [dropout.source, dropout.node, *(node for reader in linears for node in reader.chain)]
+    writer = written_later(read, dropout.node) if site.letter != "C" else None
     if writer is not None:
         return f"{writer.name} changes what it reads or returns in place afterwards; use an out-of-place call there"
     return ""
@@ -304,7 +315,7 @@ def _behind(node: fx.Node, live: set[fx.Node]) -> bool:
     while at is not None:
         if at in live:
             return True
-        at = passes_through(at)
+        at = before_or_after_dropout(at)
     return False
 
 

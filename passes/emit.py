@@ -10,7 +10,7 @@ import torch
 from torch import fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from .forms import known, value
+from .forms import before_or_after_dropout, known, value
 from .sites import Size
 
 aten = torch.ops.aten
@@ -51,11 +51,10 @@ class Emitter:
         return node
 
     def copy(self, node: fx.Node, source: fx.Node) -> fx.Node:
-        """A view or cast again, of another tensor."""
-        new = self.graph.node_copy(node, lambda arg: source if arg is (node.args[0] if node.args else None) else arg)
-        if not node.args:
-            new.kwargs = {**node.kwargs, "input": source}
-        return new
+        """A view, a cast or a product with a number again, of another tensor."""
+        before = before_or_after_dropout(node)
+        assert before is not None
+        return self.graph.node_copy(node, lambda arg: source if arg is before else arg)
 
     def _fake(self, node: fx.Node, target: Any, args: Any, kwargs: Any) -> None:
         values = fx.map_arg((args, kwargs), lambda arg: arg.meta.get("example_value"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -115,6 +116,15 @@ def passes_through(node: fx.Node) -> fx.Node | None:
     if name == "dropout":
         return first if isinstance(first, fx.Node) and is_dead(node) else None
     return first if isinstance(first, fx.Node) else None
+
+
+def before_or_after_dropout(node: fx.Node) -> fx.Node | None:
+    """The operand of what gives the same in front of a dropout and behind it: `passes_through`, or times a number."""
+    if op_name(node) != "mul" or writes_to(node) is not None or len(node.args) != 2:
+        return passes_through(node)
+    tensor, number = node.args if isinstance(node.args[0], fx.Node) else reversed(node.args)
+    finite = isinstance(number, (int, float)) and math.isfinite(number)
+    return tensor if finite and isinstance(tensor, fx.Node) and value(tensor) is not None else None
 
 
 def dropout_arguments(node: fx.Node) -> tuple[Any, Any]:

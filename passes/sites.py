@@ -56,7 +56,7 @@ class Linear:
 
 @dataclass(frozen=True)
 class Reader:
-    """A linear that reads a dropout, through nodes that leave its rows and last dimension as they are."""
+    """A linear that reads a dropout, through nodes that could as well stand in front of it."""
 
     linear: Linear
     chain: tuple[fx.Node, ...] = ()

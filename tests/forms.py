@@ -112,6 +112,29 @@ def in_place_seen_through_a_view(m: Form, x: Tensor) -> Tensor:
     return m.fc1(F.dropout(y, P, True, True)).sum() + view.sum()
 
 
+@form(("A", IN), ("A", IN))
+def times_a_number(m: Form, x: Tensor) -> Tensor:
+    return m.fc1(F.dropout(x.sin(), P) * 0.3) + m.fc1(2 * F.dropout(x.cos(), P).view(-1, K)).view(*x.shape[:-1], N)
+
+
+@form(("A", IN))
+def times_a_number_and_read_elsewhere(m: Form, x: Tensor) -> Tensor:
+    y = F.dropout(x.sin(), P) * 0.3
+    return m.fc1(y).sum() + y.exp().sum()
+
+
+@form(("A", None))
+def times_a_number_and_written_later(m: Form, x: Tensor) -> Tensor:
+    d = F.dropout(x.sin(), P) * 0.3
+    d[:, 0] = 1.0
+    return m.fc1(d)
+
+
+@form(("G", None))
+def times_a_tensor(m: Form, x: Tensor) -> Tensor:
+    return m.fc1(F.dropout(x.sin(), P) * m.c)
+
+
 @form(("C", OUT))
 def conv1d_output(m: Form, x: Tensor) -> Tensor:
     y = torch.addmm(m.b, x.view(-1, K), m.v).view(*x.shape[:-1], N)

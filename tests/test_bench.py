@@ -167,6 +167,23 @@ def test_readme_sections_come_from_the_results(tmp_path: Path) -> None:
     assert readme.fill(filled, tmp_path) == filled
 
 
+def test_readme_tables_name_what_they_show(tmp_path: Path) -> None:
+    """The runs whose rows they show, and the kinds of masks."""
+    for name, phase, kind in (("first", "forward+backward", "bernoulli"), ("second", "in a graph", "balanced")):
+        record = Record.begin(settings())
+        record.environment["versions"]["torch"] = name
+        for what, p in (("layer", 0.5), ("gemm", 0.5), ("gemm", 0.1)):
+            sides = [same("dense", int), same("dropout", int), same("sparsedrop", int, 1.0, p, kind)]
+            samples = {side: [Sample(1.0, 1.0)] for side in sides}
+            record.rows.extend(timed_rows(samples, what=what, subject="s", dtype="d", phase=phase, mask="in"))
+        before = Record.load_from(tmp_path / "a.json") if (tmp_path / "a.json").exists() else []
+        record.save(tmp_path / "a.json", before)
+    assert "first" in readme.layer(tmp_path / "a.json")
+    assert "second" not in readme.layer(tmp_path / "a.json")
+    lead = "Lowest to highest median over bernoulli masks at p = 0.1, 0.5; balanced masks at p = 0.1, 0.5:"
+    assert readme.gemm(tmp_path / "a.json").startswith(lead)
+
+
 def test_block_and_model_rows_make_tables_and_panels(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     seconds = {"dropout": 0.008, "none": 0.006, "elsewhere": 0.007, "narrowed": 0.004, "converted": 0.005}

@@ -256,6 +256,50 @@ def test_converted_again_under_a_forward_of_its_own(x: Tensor) -> None:
     assert torch.equal(model.eval()(x), wanted)
 
 
+def test_converted_again_under_a_plain_function(x: Tensor) -> None:
+    """Which does not say what it calls."""
+    model = sparsedrop.convert(MLP(), **FAST)
+    wanted, converted = model.eval()(x) * 2, model.forward
+    model.forward = lambda x: converted(x) * 2
+    for _ in range(2):
+        sparsedrop.revert(model)
+        assert not drops_blocks(model.train()(x))
+        sparsedrop.convert(model, **FAST)
+        assert drops_blocks(model(x))
+        assert torch.equal(model.eval()(x), wanted)
+
+
+def test_converted_again_between_two_forwards(x: Tensor) -> None:
+    model = MLP()
+    wrap_forward(model)
+    sparsedrop.convert(model, **FAST)
+    wrap_forward(model)
+    sparsedrop.convert(model, **FAST | {"kind": "balanced"})
+    assert drops_blocks(model(x))
+
+
+@pytest.mark.parametrize("first", ["converted", "wrapped"])
+def test_unwrapped_by_accelerate(x: Tensor, first: str) -> None:
+    """Which follows `__wrapped__` to its end and makes that the model's forward."""
+    model = MLP()
+    plain = model.eval()(x)
+    if first == "converted":
+        sparsedrop.convert(model, **FAST)
+    wrap_forward(model)
+    if first == "wrapped":
+        sparsedrop.convert(model, **FAST)
+    assert torch.equal(model(x), plain * 2)
+    forward: Any = model.forward
+    while hasattr(forward, "__wrapped__"):
+        forward = forward.__wrapped__
+    model.forward = types.MethodType(forward, model)
+    assert torch.equal(model(x), plain)
+    assert drops_blocks(model.train()(x))
+    assert list(inspect.signature(model.forward).parameters) == ["x", "scale"]
+    sparsedrop.convert(sparsedrop.revert(model), **FAST)
+    assert drops_blocks(model(x))
+
+
 def test_patterns_under_a_forward_of_its_own(x: Tensor) -> None:
     model = sparsedrop.convert(MLP(), exclude="drop2", **FAST)
     wrap_forward(model)
@@ -281,6 +325,9 @@ def test_refuses() -> None:
         sparsedrop.revert(lambda x: x)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"explain takes a torch\.nn\.Module and its inputs, got type"):
         sparsedrop.explain(MLP, torch.randn(4, 4))  # type: ignore[arg-type]
+    for container in (nn.ModuleList([MLP()]), nn.ModuleDict({"a": MLP()}), nn.ParameterList()):
+        with pytest.raises(TypeError, match=r"model must have a forward, got a (Module|Parameter)"):
+            sparsedrop.convert(container)
     with pytest.raises(ValueError, match=r"in \[0, 1\]"):
         sparsedrop.convert(MLP(), p=1.5)
     with pytest.raises(ValueError, match="profitable"):

@@ -40,6 +40,19 @@ def test_weight_grad(dtype, layout, requires_grad):
     torch.library.opcheck(torch.ops.sparsedrop.weight_grad.default, (*operands, *mask_arguments("both")))
 
 
+@pytest.mark.parametrize("leading", [(M,), (4, 10)])
+@pytest.mark.parametrize("leading_grad", [(M,), (4, 10), (2, 20), (1, 4, 10)])
+def test_weight_grad_takes_what_its_fake_takes(leading, leading_grad):
+    arguments = torch.randn(*leading_grad, N), torch.randn(*leading, K), *mask_arguments("both")
+    if leading == leading_grad:
+        torch.library.opcheck(torch.ops.sparsedrop.weight_grad.default, arguments)
+        return
+    for device in ("cpu", "meta"):
+        there = [t.to(device) if isinstance(t, torch.Tensor) else t for t in arguments]
+        with pytest.raises((ValueError, RuntimeError), match=r"must agree in '\.\.\.', got"):
+            torch.ops.sparsedrop.weight_grad(*there)
+
+
 @pytest.mark.parametrize("shape", [(0, 3), (4, 70), (65, 1)])
 def test_plan_and_draw(shape):
     torch.library.opcheck(torch.ops.sparsedrop.plan.default, (torch.rand(shape) > 0.5,))

@@ -116,7 +116,7 @@ def _t5(**settings: Any) -> nn.Module:
     return T5ForConditionalGeneration(config)
 
 
-@case("t5", {"A": 1, "B": 4, "C": 10}, {"E": 6, "F": 2, "G": 1})
+@case("t5", {"A": 2, "B": 4, "C": 10}, {"E": 6, "F": 2})
 def _() -> Any:
     return _t5(), _text()
 

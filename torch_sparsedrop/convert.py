@@ -9,8 +9,10 @@ from __future__ import annotations
 import copy
 import copyreg
 import functools
+import inspect
 import types
 import warnings
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -68,15 +70,22 @@ def convert(
         )
     if isinstance(model, torch.jit.ScriptModule):
         raise TypeError("convert needs a Python module, got a TorchScript one")
+    if type(model).forward is nn.Module.forward and "forward" not in model.__dict__:
+        raise TypeError(
+            f"model must have a forward, got a {type(model).__name__}; convert the model it is part of or what it holds"
+        )
     options = Options.parse(settings)
     options.warn_unmatched(name for name, _ in model.named_modules())
     current = conversion_of(model)
     if current is not None and current.options == options:
         return model
-    # A forward that was set after a conversion (by accelerate) calls the class's, and so must stay around it.
-    around = (current is not None and current.forward is None) or _calls_converted(model.__dict__.get("forward"))
     revert(model)
-    model.__dict__[_ATTRIBUTE] = Conversion(options, None if around else model.__dict__.pop("forward", None))
+    own = model.__dict__.get("forward")
+    if (own is not None and _set_later.get(id(own)) is own) or _calls_converted(own):
+        own = None
+    else:
+        model.__dict__.pop("forward", None)
+    model.__dict__[_ATTRIBUTE] = Conversion(options, own)
     model.__class__ = _converted_class(type(model))
     return model
 
@@ -89,6 +98,9 @@ def revert(model: nn.Module) -> nn.Module:
     if isinstance(found, Conversion):
         if found.forward is not None:
             model.__dict__["forward"] = found.forward
+        elif "forward" in model.__dict__:
+            later = model.__dict__["forward"]
+            _set_later[id(later)] = later
         original = _originals.get(type(model))
         if original is not None:
             model.__class__ = original
@@ -134,6 +146,8 @@ def lost_conversion(model: nn.Module) -> bool:
     return _ATTRIBUTE in model.__dict__ and conversion_of(model) is None
 
 
+# Forwards that were set on a converted model (by accelerate): they call the class's, and must stay around it.
+_set_later: weakref.WeakValueDictionary[int, Callable[..., Any]] = weakref.WeakValueDictionary()
 _originals: dict[type[nn.Module], type[nn.Module]] = {}
 
 
@@ -144,17 +158,24 @@ def _converted_class(original: type[nn.Module]) -> type[nn.Module]:
             return made
 
     @functools.wraps(original.forward)
-    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def innermost(self: Any, *args: Any, **kwargs: Any) -> Any:
         conversion = getattr(self, _ATTRIBUTE, None)  # none where a forward set before `revert` still comes here
-        if conversion is None:
-            return original.forward(self, *args, **kwargs)
-        if conversion.forward is not None:
-            if not self.training:
-                return conversion.forward(*args, **kwargs)
-            return conversion.train(self, _own_forward, args, kwargs)
-        if not self.training:
+        if conversion is None or not self.training:
             return original.forward(self, *args, **kwargs)
         return conversion.train(self, original.forward, args, kwargs)
+
+    # Unwrapping (accelerate's) ends here, not at the original forward.
+    innermost.__signature__ = inspect.signature(original.forward)  # type: ignore[attr-defined]
+    del innermost.__wrapped__
+
+    @functools.wraps(innermost)
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        conversion = getattr(self, _ATTRIBUTE, None)
+        if conversion is None or conversion.forward is None:
+            return innermost(self, *args, **kwargs)
+        if not self.training:
+            return conversion.forward(*args, **kwargs)
+        return conversion.train(self, _own_forward, args, kwargs)
 
     def __reduce_ex__(self: Any, protocol: Any) -> Any:
         reduced: Any = original.__reduce_ex__(self, protocol)

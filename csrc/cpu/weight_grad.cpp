@@ -21,6 +21,11 @@ bool is_column_of_ones(const Flat& flat, Element element) {
   return false;
 }
 
+bool same_leading(const Tensor& grad, const Tensor& x) {
+  const auto a = grad.sizes(), b = x.sizes();
+  return a.size() == b.size() && std::equal(a.begin(), a.end() - 1, b.begin());
+}
+
 }  // namespace
 
 // dW = s_in · s_out · (M_out ⊙ dY)ᵀ (M_in ⊙ X)
@@ -29,7 +34,8 @@ Tensor weight_grad(const Tensor& grad, const Tensor& x, const OptionalTensor& pl
                    int64_t /*revision*/) {
   const Element element = element_of(x, "weight_grad");
   const Flat input = flatten_rows(x, "x"), output = flatten_rows(grad, "grad");
-  STD_TORCH_CHECK(input.rows == output.rows, "grad must have as many rows as x, ", input.rows, ", got ", output.rows);
+  STD_TORCH_CHECK(same_leading(grad, x), "grad (..., N) and x (..., K) must agree in '...', got ", shape_of(grad), " and ",
+                  shape_of(x));
   STD_TORCH_CHECK(grad.scalar_type() == x.scalar_type(), "grad must have the dtype of x, ", x.scalar_type(), ", got ",
                   grad.scalar_type());
   const Mask in = read_mask("in", plan_in, scale_in, block_in, input.rows, input.columns);

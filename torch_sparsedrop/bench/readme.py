@@ -34,7 +34,7 @@ def graph(file: Path) -> str:
 
 
 def _layers(file: Path, phase: str) -> str:
-    rows, machine = _read(file, "layer")
+    rows, machine = _read(file, "layer", lambda row: (row.side, row.phase, row.mask) == ("sparsedrop", phase, "in"))
     rows = [row for row in rows if row.phase == phase and row.mask == "in"]
     ours = [row for row in rows if row.side == "sparsedrop"]
     shown = [p for p in SHOWN_P if any(row.p == p for row in ours)]
@@ -53,7 +53,7 @@ def _layers(file: Path, phase: str) -> str:
 
 
 def gemm(file: Path) -> str:
-    """Kept-work efficiency of each product: the lowest and highest median over p up to 0.7."""
+    """Kept-work efficiency of each product: the lowest and highest median over p up to 0.7 and the kinds of masks."""
     rows, _ = _read(file, "gemm")
     rows = [row for row in rows if row.side == "sparsedrop" and row.p is not None and row.p <= 0.7]
     phases = list(dict.fromkeys(row.phase for row in rows))
@@ -65,7 +65,12 @@ def gemm(file: Path) -> str:
             found = [r.efficiency.median for r in rows if (r.subject, r.dtype, r.mask, r.phase) == key and r.efficiency]
             cells.append(f"{min(found):.2f}–{max(found):.2f}" if found else "–")
         lines.append([subject, dtype, mask, *cells])
-    return _table(["M × N × K", "dtype", "mask on", *phases], lines)
+    kinds: dict[str, set[str]] = {}
+    for row in rows:
+        kinds.setdefault(row.kind, set()).add(f"{row.p:g}")
+    masks = "; ".join(f"{kind} masks at p = {', '.join(sorted(at))}" for kind, at in kinds.items())
+    table = _table(["M × N × K", "dtype", "mask on", *phases], lines)
+    return f"Lowest to highest median over {masks}:\n\n{table}"
 
 
 def memory(file: Path) -> str:
@@ -80,12 +85,12 @@ def memory(file: Path) -> str:
 
 def mlp(file: Path) -> str:
     """A block's time, and SparseDrop's as a share of the others'."""
-    rows, machine = _read(file, "mlp")
+    rows, machine = _read(file, "mlp", _is_converted)
     head = ["block", "dtype", "p", "no dropout", "own dropout", "SparseDrop", "of no dropout", "of own dropout",
             "of narrowed"]  # fmt: skip
     lines = []
     for row in rows:
-        if row.side != "converted" or row.kind == "balanced":
+        if not _is_converted(row):
             continue
         case = [r for r in rows if (r.subject, r.dtype, r.phase) == (row.subject, row.dtype, row.phase)]
         times = [f"{_milliseconds(case, side, row.p):.3g} ms" for side in ("none", "dropout", "converted")]
@@ -96,12 +101,12 @@ def mlp(file: Path) -> str:
 
 def model(file: Path) -> str:
     """A step's time and peak memory, and SparseDrop's share of the time with the model's own dropout."""
-    rows, machine = _read(file, "model")
+    rows, machine = _read(file, "model", _is_converted)
     head = ["model", "p", "own dropout", "no dropout", "dropout only where SparseDrop leaves it", "SparseDrop",
             "of own dropout", "peak memory: own → SparseDrop"]  # fmt: skip
     lines = []
     for row in rows:
-        if row.side != "converted" or row.kind == "balanced":
+        if not _is_converted(row):
             continue
         case = [r for r in rows if (r.subject, r.dtype, r.phase) == (row.subject, row.dtype, row.phase)]
         sides = ("dropout", "none", "elsewhere", "converted")
@@ -159,11 +164,16 @@ def fill(text: str, results: Path) -> str:
     return SECTION.sub(section, text)
 
 
-def _read(file: Path, what: str) -> tuple[list[Row], str]:
-    """The rows of all runs in a file, and what they were measured on."""
-    records = [record for record in Record.load_from(file) if any(row.what == what for row in record.rows)]
-    rows = [row for record in records for row in record.rows if row.what == what]
-    return rows, "; ".join(dict.fromkeys(record.machine() for record in records))
+def _read(file: Path, what: str, shown: Callable[[Row], bool] = lambda row: True) -> tuple[list[Row], str]:
+    """The rows of the runs in a file that have some to show, and what they were measured on."""
+    runs = Record.load_from(file)
+    runs = [run for run in runs if any(row.what == what and shown(row) for row in run.rows)]
+    rows = [row for run in runs for row in run.rows if row.what == what]
+    return rows, "; ".join(dict.fromkeys(run.machine() for run in runs))
+
+
+def _is_converted(row: Row) -> bool:
+    return row.side == "converted" and row.kind != "balanced"
 
 
 def _own(rows: Sequence[Row], side: str, p: float | None) -> list[Row]:
