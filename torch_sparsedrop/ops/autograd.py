@@ -193,7 +193,5 @@ def _no_derivative(ctx: Any, *grads: Any) -> Any:
     raise NotImplementedError("torch_sparsedrop: sparsedrop::activate_grad has no derivatives")
 
 
-torch.library.register_autograd(
-    "sparsedrop::activate", _activate_backward, setup_context=_activate_setup, lib=library
-)  # fmt: skip
+torch.library.register_autograd("sparsedrop::activate", _activate_backward, setup_context=_activate_setup, lib=library)
 torch.library.register_autograd("sparsedrop::activate_grad", _no_derivative, lib=library)
