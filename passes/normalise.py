@@ -186,13 +186,13 @@ def _match_einsum(node: fx.Node) -> Linear | None:
         contracted = "".join(i for i in xi if i in wi)
         rows, new = xi[: len(xi) - len(contracted)], "".join(i for i in wi if i not in xi)
         x_value, w_value = value(x), value(w)
-        if not contracted or not new or x_value is None or w_value is None or not is_weight(w):
+        if not contracted or not new or "." in wi or x_value is None or w_value is None or not is_weight(w):
             continue
         if xi != rows + contracted or out != rows + new or wi not in (new + contracted, contracted + new):
             continue
         sizes = dict(zip(wi, w_value.shape, strict=True))
         k, n = (math.prod(sizes[i] for i in part) for part in (contracted, new))
-        leading = tuple(x_value.shape[: len(rows)])
+        leading = tuple(x_value.shape[: x_value.dim() - len(contracted)])  # of "..." too
         transposed = wi == contracted + new
         flat = ((*leading, k), (k, n) if transposed else (n, k), (*leading, *(sizes[i] for i in new)))
         return Linear(node, x, w, None, transposed, flat)

@@ -184,6 +184,21 @@ def einsum_output(m: Form, x: Tensor) -> Tensor:
 
 
 @form(("A", IN))
+def einsum_of_any_rows(m: Form, x: Tensor) -> Tensor:
+    return torch.einsum("...h,hn->...n", F.dropout(x.sin(), P), m.v)
+
+
+@form(("C", OUT))
+def einsum_of_any_rows_output(m: Form, x: Tensor) -> Tensor:
+    return F.dropout(torch.einsum("i...h,nh->i...n", x, m.w), P) + 1
+
+
+@form(("G", None))
+def einsum_of_many_weights(m: Form, x: Tensor) -> Tensor:
+    return torch.einsum("ibh,...hn->ib...n", F.dropout(x.sin(), P), m.v)
+
+
+@form(("A", IN))
 def weight_norm_linear(m: Form, x: Tensor) -> Tensor:
     return m.normed(F.dropout(x.sin(), P))
 

@@ -40,7 +40,7 @@ def first(name):
             return failed(error)
         if name == "draw":
             uniform, p, number, *rest = arguments
-            arguments = uniform, torch.tensor(number) if p is None else p, *rest
+            arguments = uniform, number if p is None else p, *rest
         results = getattr(reference, name)(*arguments)
         return [*(results if isinstance(results, tuple) else [results]), packed(ready)]
     return op
@@ -280,3 +280,15 @@ for error in ValueError("x must be something else"), KeyError():
 """
     )
     assert [line for line in lines if not line.startswith("first")][-2:] == ["x must be something else", "KeyError"]
+
+
+def test_a_number_where_the_reference_serves(monkeypatch) -> None:
+    """As on a GPU that is too old."""
+    from torch_sparsedrop.providers import cuda
+
+    monkeypatch.setattr(cuda, "why_not", lambda index: "it is too old")
+    uniform = torch.rand(12)
+    *drawn, _ = cuda._first_draw(uniform, None, 0.3, False, (3, 4))
+    expected = torch.ops.sparsedrop.draw(uniform, torch.tensor(0.3), False, (3, 4))
+    assert all(map(torch.equal, drawn, expected))
+    assert len(drawn) == len(expected)

@@ -49,6 +49,16 @@ def test_numbers_that_do_not_fit(uniform: torch.Tensor) -> None:
         draw(uniform, torch.tensor(0.5), False, (2, 3, 5))
 
 
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize(
+    ("numbers", "grid"), [(6, (-2, -3)), (12, (2, -2, -3)), (6, (-1, -2, 3)), (0, (2**30, 2**32, 2**32))]
+)
+def test_sizes_that_no_grid_has(numbers: int, grid: tuple[int, ...], device: str) -> None:
+    uniform, p = torch.rand(numbers, device=device), torch.tensor(0.5, device=device)
+    with pytest.raises((ValueError, RuntimeError), match="uniform must be"):
+        draw(uniform, p, False, grid)
+
+
 class Layers(nn.Module):
     """x_i = drop(linear(x)), four times: the weights are the identity, so that the result shows the masks."""
 

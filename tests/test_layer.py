@@ -166,6 +166,8 @@ def test_the_same_numbers_make_the_same_mask():
     assert all(torch.equal(a, b) for a, b in zip((y, plan, scale), torch.ops.sparsedrop.layer(*arguments), strict=True))
     with pytest.raises(RuntimeError, match="uniform must be a float32 tensor"):
         torch.ops.sparsedrop.layer(x, weight, bias, torch.rand(8), *arguments[4:])
+    with pytest.raises(ValueError, match="uniform must be on x's device cpu, got meta"):
+        torch.ops.sparsedrop.layer(x, weight, bias, torch.rand(9, device="meta"), *arguments[4:])
 
 
 @pytest.mark.parametrize("out", [False, True])

@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <numeric>
 
 #include "../host/layer.h"
@@ -66,16 +67,23 @@ void keep_balanced(const float* uniform, double p, int64_t rows, int64_t columns
   }
 }
 
+// A plan numbers its blocks in int32; and products of two sizes do not overflow.
+bool are_sizes(const Blocks& sizes) {
+  return std::all_of(sizes.begin(), sizes.end(), [](int64_t size) { return 0 <= size && size <= INT32_MAX; });
+}
+
 // A matrix, or the elements of a grid of the given sizes; either has `extra` columns more.
 bool is_grid(const Tensor& tensor, const Blocks& sizes, int64_t extra) {
   if (sizes.empty()) return tensor.dim() == 2 && tensor.size(1) >= extra;
-  return sizes.size() == 2 && sizes[0] >= 0 && sizes[1] >= 0 && tensor.dim() == 1 &&
+  return sizes.size() == 2 && are_sizes(sizes) && tensor.dim() == 1 &&
          tensor.size(0) == flat_size(sizes[0], sizes[1] + extra);
 }
 
 std::string described(const Blocks& sizes) {
-  if (sizes.size() != 2) return "two-dimensional";
-  return "flat, of a grid of " + std::to_string(sizes[0]) + " x " + std::to_string(sizes[1]);
+  if (sizes.empty()) return "two-dimensional";
+  std::string text = "flat, of a grid of " + std::to_string(sizes[0]);
+  for (std::size_t i = 1; i < sizes.size(); ++i) text += " x " + std::to_string(sizes[i]);
+  return text;
 }
 
 }  // namespace
@@ -96,9 +104,10 @@ std::tuple<Tensor, Tensor, Tensor> draw(const Tensor& uniform, const Tensor& p, 
 
 std::tuple<Tensor, Tensor, Tensor> draw_with(float given, const Tensor& uniform_, bool balanced, Blocks sizes) {
   // Several masks are drawn like the rows of one.
-  const int64_t count = sizes.size() == 3 ? sizes[0] : 1;
-  if (sizes.size() == 3) sizes = {count * sizes[1], sizes[2]};
-  STD_TORCH_CHECK(count >= 0 && uniform_.scalar_type() == ScalarType::Float && is_grid(uniform_, sizes, balanced),
+  const bool several = sizes.size() == 3 && are_sizes(sizes);
+  const int64_t count = several ? sizes[0] : 1;
+  if (several) sizes = {count * sizes[1], sizes[2]};
+  STD_TORCH_CHECK(uniform_.scalar_type() == ScalarType::Float && is_grid(uniform_, sizes, balanced),
                   "uniform must be a float32 tensor, ", described(sizes), balanced ? ", with a column more than the grid" : "",
                   ", got ", uniform_.scalar_type(), " of shape ", shape_of(uniform_));
   const float p = given > 0 ? std::min(given, 1.0f) : 0.0f;

@@ -3,7 +3,7 @@
     dX = s · M_in ⊙ ((M_out ⊙ dY) W)             `linear` with the masks exchanged
     dW = s · (M_out ⊙ dY)ᵀ (M_in ⊙ X)            `weight_grad`
     db = s_out · Σ_rows (M_out ⊙ dY)             `weight_grad` against a column of ones, or without M_out a sum
-    M ⊙ f(x + b)                                 `activate_grad`, which has no derivative of its own
+    M ⊙ f(x + b)                                 `activate_grad`; in plain PyTorch where that is to be derived again
 
 with s = s_in · s_out. The derivatives of `weight_grad` are `linear` again, so gradients of any order
 follow. `linear` and `weight_grad` here are the entrance from Python (cheap in eager mode, right under
@@ -181,16 +181,17 @@ def _activate_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _activate_backward(ctx: Any, grad: Tensor) -> Any:
+    from ..providers import reference
+
     source, bias, plan = ctx.saved_tensors
-    dx, db = torch.ops.sparsedrop.activate_grad(grad, source, bias, ctx.function, plan, ctx.block, REVISION)
+    gradient = reference.activate_grad if torch.is_grad_enabled() else torch.ops.sparsedrop.activate_grad
+    dx, db = gradient(grad, source, bias, ctx.function, plan, ctx.block, REVISION)
     return dx, None if bias is None else db, None, None, None, None
 
 
-def _no_second_derivative(ctx: Any, *grads: Any) -> Any:
-    raise NotImplementedError("torch_sparsedrop: sparsedrop::activate has no second derivatives")
+def _no_derivative(ctx: Any, *grads: Any) -> Any:
+    raise NotImplementedError("torch_sparsedrop: sparsedrop::activate_grad has no derivatives")
 
 
-torch.library.register_autograd(
-    "sparsedrop::activate", _activate_backward, setup_context=_activate_setup, lib=library
-)  # fmt: skip
-torch.library.register_autograd("sparsedrop::activate_grad", _no_second_derivative, lib=library)
+torch.library.register_autograd("sparsedrop::activate", _activate_backward, setup_context=_activate_setup, lib=library)
+torch.library.register_autograd("sparsedrop::activate_grad", _no_derivative, lib=library)

@@ -31,8 +31,8 @@ def check_grid(tensor: Tensor, name: str, dtype: torch.dtype, grid: Sequence[int
     """Rows and columns of a grid of blocks. ``extra``: columns that ``tensor`` has beyond the grid's."""
     if tensor.dtype == dtype and not len(grid) and tensor.dim() == 2 and tensor.shape[1] >= extra:
         return tensor.shape[0], tensor.shape[1] - extra
-    fits = len(grid) == 2 and tensor.dim() == 1 and tensor.shape[0] == flat_size(grid[0], grid[1] + extra)
-    if tensor.dtype != dtype or not fits:
+    fits = len(grid) == 2 and _are_sizes(grid) and tensor.dim() == 1
+    if tensor.dtype != dtype or not fits or tensor.shape[0] != flat_size(grid[0], grid[1] + extra):
         kind = str(dtype).removeprefix("torch.")
         wanted = f"flat, of a grid {tuple(grid)}" if len(grid) else "2-dim"
         columns = " with a column more than the grid" if extra else ""
@@ -43,11 +43,15 @@ def check_grid(tensor: Tensor, name: str, dtype: torch.dtype, grid: Sequence[int
 
 def check_uniform(uniform: Tensor, balanced: bool, grid: Sequence[int]) -> tuple[int, int, int]:
     """How many masks are drawn, and their grid's rows and columns."""
-    if len(grid) != 3:
+    if len(grid) != 3 or not _are_sizes(grid):
         return 1, *check_grid(uniform, "uniform", torch.float32, grid, int(balanced))
     count, rows, cols = grid
     check_grid(uniform, "uniform", torch.float32, (count * rows, cols), int(balanced))
     return count, rows, cols
+
+
+def _are_sizes(grid: Sequence[int]) -> bool:
+    return not any(isinstance(size, int) and size < 0 for size in grid)
 
 
 def check_p_tensor(p: Tensor, uniform: Tensor) -> None:

@@ -88,6 +88,8 @@ def layer(
     m, n, k = check_linear(x, weight, bias)
     rows, cols = grid_of(m, n if out else k, check_block(list(block)))
     check_grid(uniform, "uniform", torch.float32, (rows, cols), int(balanced))
+    if uniform.device != x.device:
+        raise ValueError(f"uniform must be on x's device {x.device}, got {uniform.device}")
     if p is not None:
         check_p_tensor(p, uniform)
     return (

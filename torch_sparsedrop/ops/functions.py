@@ -18,6 +18,12 @@ class Function(NamedTuple):
     gradient: Callable[[Tensor, Tensor], Tensor]
 
 
+def _silu_gradient(grad: Tensor, x: Tensor) -> Tensor:
+    """What PyTorch has as one op cannot be derived again."""
+    s = x.sigmoid()
+    return grad * s * (1 + x * (1 - s))
+
+
 # The first one's derivative is read off its result, the others' off what they are functions of.
 RELU = 0
 FUNCTIONS = (
@@ -28,6 +34,6 @@ FUNCTIONS = (
         lambda x: F.gelu(x, approximate="tanh"),
         lambda grad, x: _aten.gelu_backward(grad, x, approximate="tanh"),
     ),
-    Function("silu", F.silu, lambda grad, x: _aten.silu_backward(grad, x)),
+    Function("silu", F.silu, _silu_gradient),
 )
 NUMBERS = {function.name: number for number, function in enumerate(FUNCTIONS)}

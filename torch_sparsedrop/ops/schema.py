@@ -56,16 +56,13 @@ library.define("tf32() -> bool")
 
 
 def _revision() -> int:
-    """A number that changes with the derivative formulas.
+    """A number that changes with the derivative formulas and with the sizes of plans.
 
     Compile caches key on a graph's arguments and do not see the formulas behind an op. Passing this
     number as an argument keeps a graph compiled by an older version from being served.
     """
-    folder = Path(__file__).parent
-    sources = b"".join(
-        (folder / name).read_bytes() for name in ("autograd.py", "fakes.py", "functions.py", "layer.py", "schema.py")
-    )
-    return zlib.crc32(sources)
+    sources = sorted(Path(__file__).parent.glob("*.py"))
+    return zlib.crc32(b"".join(source.read_bytes() for source in sources))
 
 
 REVISION = _revision()

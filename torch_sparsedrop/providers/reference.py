@@ -52,8 +52,9 @@ def plan(keep: Tensor, grid: Sequence[int] = ()) -> Tensor:
     return packing.pack(packing.matrix(keep, rows, cols))
 
 
-def draw(uniform: Tensor, p: Tensor, balanced: bool, grid: Sequence[int] = ()) -> tuple[Tensor, Tensor, Tensor]:
+def draw(uniform: Tensor, p: Tensor | float, balanced: bool, grid: Sequence[int] = ()) -> tuple[Tensor, Tensor, Tensor]:
     count, rows, cols = check_uniform(uniform, balanced, grid)
+    p = p if isinstance(p, Tensor) else uniform.new_full((), p)
     check_p_tensor(p, uniform)
     keep, plan, scale = packing.draw(packing.matrix(uniform, count * rows, cols + balanced), p, balanced, count)
     return packing.flat(keep) if len(grid) else keep, plan, scale

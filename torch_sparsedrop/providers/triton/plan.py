@@ -55,7 +55,6 @@ def serve_draw(
     if isinstance(p, Tensor):
         check_p_tensor(p, uniform)
     if not 0 < count <= _MOST_MASKS or not _one_launch(rows, cols, balanced):
-        p = p if isinstance(p, Tensor) else uniform.new_full((), p)
         return reference.draw(uniform, p, balanced, grid), None
     mode = "balanced" if balanced else "bernoulli"
     number = not isinstance(p, Tensor)
