@@ -60,40 +60,32 @@ class Walker {
   }
 
   __device__ __forceinline__ bool next(Work& work) {
-    Spot from;
+    const int blocks = gridDim.x, block = blockIdx.x;
+    Spot from = {round_ * blocks + (round_ % 2 ? blocks - 1 - block : block), 0};
     int last = kLongest;
-    if (!next_whole(from)) {
-      if (at_.before(end_)) {
-        from = at_;
-        if (from.tile == end_.tile) last = end_.step;
-        at_ = {from.tile + 1, 0};
-      } else if (tail_end_ > tail_.step) {
-        from = tail_, last = tail_end_;
-        tail_end_ = 0;
-      } else {
-        return false;
-      }
+    if (round_ * blocks < whole_ && (++round_, from.tile < whole_)) {
+      // A whole tile; the last round may have none for this thread block.
+    } else if (at_.before(end_)) {
+      from = at_;
+      if (from.tile == end_.tile) last = end_.step;
+      at_ = {from.tile + 1, 0};
+    } else if (tail_end_ > tail_.step) {
+      from = tail_, last = tail_end_;
+      tail_end_ = 0;
+    } else {
+      return false;
     }
     const int at = row_at(schedule_, rows_, &Row::tiles, from.tile), tile = from.tile - schedule_.rows[at].tiles;
     const int steps = steps_of(schedule_.rows[at]);
     last = min(last, steps);
-    const int halves = halves_of(schedule_.rows[at], tile), peers = from.step > 0 ? peers_ : 0;
-    work = {at, tile, halves, from.step, last - from.step, peers, last == steps};
+    const int halves = halves_of(schedule_.rows[at], tile);
+    work = {at, tile, halves, from.step, last - from.step, from.step > 0 ? peers_ : 0, last == steps};
     return true;
   }
 
   __device__ __forceinline__ const Row& row(int at) const { return schedule_.rows[at]; }
 
  private:
-  // A round has no tile for every thread block where it is the last one.
-  __device__ __forceinline__ bool next_whole(Spot& from) {
-    const int blocks = gridDim.x, block = blockIdx.x;
-    if (round_ * blocks >= whole_) return false;
-    from = {round_ * blocks + (round_ % 2 ? blocks - 1 - block : block), 0};
-    ++round_;
-    return from.tile < whole_;
-  }
-
   __device__ __forceinline__ static int steps_of(const Row& row) { return max(static_cast<int>(row.steps), 1); }
   __device__ __forceinline__ static int halves_of(const Row& row, int tile) { return 4 * tile + 2 < row.slabs ? 2 : 1; }
   __device__ __forceinline__ static int step_cost(int halves) { return halves == 2 ? kWhole : kHalf; }
