@@ -75,12 +75,17 @@ def test_random_problems(emulator, first, blocks, sizes):
         (("consumer.cuh", "wgmma_wait<1>();", ""), (500, 0), 5),
         (("epilogue.cuh", "      wait_stores_read();\n      meet(2 + group(), 128);\n", ""), (500, 0), 1),
         # Describes a tile before the last one has left.
-        (("producer.cuh", "wait(shared.tile_empty[slot.slot()], slot.parity() ^ 1);", ""), (500, 0), 1),
+        (("scout.cuh", "wait(shared.tile_empty[slot.slot()], slot.parity() ^ 1);", ""), (500, 0), 1),
         # Never gives it back.
         (("consumer.cuh", "if (threadIdx.x % 32 == 0) arrive(shared.empty[before]);", ""), (500, 0), 5),
         # Parts that nobody hears of, or that nobody takes.
-        (("parts.cuh", "set_flag(args.flags + blockIdx.x, args.ticket);", ""), DIVIDED, 5),
-        (("consumer.cuh", "if (tile.peers > 0) take_parts(args, c, tile.peers);", ""), DIVIDED, 5),
+        (("parts.cuh", "set_flag(args.flags + shared.gives, args.ticket);", ""), DIVIDED, 5),
+        (("consumer.cuh", "if (tile.peers() > 0) take_parts(args, c, shared.tiles[now.slot_before()].stretch, tile.peers());", ""), DIVIDED, 5),
+        # Loads what the scout has not told yet, and tells it where it is being read.
+        (("producer.cuh", "wait(shared.batch_full[now.slot()], now.parity());", ""), (500, 0), 5),
+        (("scout.cuh", "wait(shared.batch_empty[next.slot()], next.parity() ^ 1);", ""), (500, 0), 1),
+        # Leaves numbers lying about.
+        (("walker.cuh", "args_.flags[blocks] = 0;", ""), (700, 0), 5),
     ],
     ids=lambda it: it[1].strip()[:30] if isinstance(it, tuple) and len(it) == 3 else "",
 )

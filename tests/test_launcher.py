@@ -18,9 +18,9 @@ kernel = host.load_kernel(b"code", "masked_matmul", 1000, 3)
 box = (64, 32, 128, 64, 16)
 ready = host.Launch(
     device=3, kernel=kernel, blocks=132, shared_bytes=1000, type=9, boxes=(box,) * 4, walk=lists, out=lists,
-    sizes=(32, 32, 64), first_row=0, rows=1, lines=1, panels=1, rows_per_block=1,
+    sizes=(32, 32, 64), first_row=0, rows=1, lines=1, panel=32, panels=1, sections=1, rows_per_block=1,
 )
-assert host.hopper_workspace(132) == 132 * (128 * 256 * 4 + 8)
+assert host.hopper_workspace(132) == 132 * (128 * 256 * 4 + 8) + 16
 call = lambda: ready(7, [10, 20, 30, 0, 0, 0, 0, 0, 0, 4096])
 call()
 thread = threading.Thread(target=call)
@@ -134,6 +134,6 @@ def test_launches_fit_the_kernels_table(shape, block, side):
     if launch._unfit(problem) is None:
         rows = launch.Rows.of(problem)
         host = launch.kernel.host()
-        assert 0 < rows.in_a_block * rows.panels <= host.most_rows
+        assert 0 < rows.in_a_block * rows.sections <= host.most_rows
         assert rows.lines * rows.in_a_block * host.tile[0] >= shape[0]
-        assert rows.panels * host.panel * host.slab >= shape[1]
+        assert rows.panels * rows.panel * host.slab >= shape[1]

@@ -64,6 +64,13 @@ __device__ __forceinline__ void set_flag(u64* flag, u64 value) {
   asm volatile("st.release.gpu.global.u64 [%0], %1;" ::"l"(flag), "l"(value) : "memory");
 }
 
+// Numbers from 0, a different one at each call.
+__device__ __forceinline__ u64 count_up(u64* count) {
+  u64 number;
+  asm volatile("atom.relaxed.gpu.global.add.u64 %0, [%1], 1;" : "=l"(number) : "l"(count) : "memory");
+  return number;
+}
+
 // Meets the `threads` threads that name the same barrier; 0 is __syncthreads'.
 __device__ __forceinline__ void meet(int barrier, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(barrier), "r"(threads) : "memory");

@@ -11,7 +11,7 @@ namespace sparsedrop {
 // One step is under way while the next one starts; its stage is free when it ends. Under the first four, the last tile leaves.
 template <int Sums>
 __device__ __forceinline__ void sum_steps(Shared& shared, const Maps& maps, float (&c)[Sums], int steps,
-                                          const Ring<kTilesAhead>& now, Ring<kStages>& stage, Outgoing& outgoing) {
+                                          const Ring<kTilesAhead>& now, Ring<kStages>& stage, const Outgoing& outgoing) {
   const u32 base = shared_address(shared.stages[0]);
   const auto start = [&](bool add) {
     const u32 at = base + stage.slot() * kStageBytes;
@@ -36,35 +36,43 @@ __device__ __forceinline__ void sum_steps(Shared& shared, const Maps& maps, floa
   outgoing.send<3>(shared, maps, now);
 #pragma unroll 1
   for (int left = steps - 4; left > 0; --left) go_on();
+}
+
+__device__ __forceinline__ Brief hear(Shared& shared, const Ring<kTilesAhead>& of) {
+  wait(shared.tile_full[of.slot()], of.parity());
+  return shared.tiles[of.slot()].brief;
+}
+
+// A tile's steps, and what becomes of its sums. The result is the next tile, which is heard of under the last step.
+template <int Sums>
+__device__ __forceinline__ Brief finish_tile(Shared& shared, const Arguments& args, const Maps& maps, Brief tile,
+                                             Ring<kTilesAhead>& now, Ring<kStages>& stage, Outgoing& outgoing) {
+  float c[Sums];
+  sum_steps(shared, maps, c, tile.steps(), now, stage, outgoing);
+  now.advance();
+  const Brief next = hear(shared, now);
   wgmma_wait<0>();
   if (threadIdx.x % 32 == 0) arrive(shared.empty[stage.slot()]);
   stage.advance();
-}
-
-// A tile's steps, and what becomes of its sums.
-template <int Sums>
-__device__ __forceinline__ void finish_tile(Shared& shared, const Arguments& args, const Maps& maps, const Tile& tile,
-                                            const Ring<kTilesAhead>& now, Ring<kStages>& stage, Outgoing& outgoing) {
-  float c[Sums];
-  sum_steps(shared, maps, c, tile.steps, now, stage, outgoing);
-  if (tile.stores == 0) return give_part(shared, args, c);
-  if (tile.peers > 0) take_parts(args, c, tile.peers);
-  outgoing.take(shared, tile, c, args.bias != nullptr);
+  if (!tile.whole()) {
+    give_part(shared, args, c, shared.tiles[now.slot_before()].stretch);
+  } else {
+    if (tile.peers() > 0) take_parts(args, c, shared.tiles[now.slot_before()].stretch, tile.peers());
+    outgoing.take(shared.tiles[now.slot_before()], c, args.bias != nullptr);
+  }
+  return next;
 }
 
 __device__ void consume(Shared& shared, const Arguments& args, const Maps& maps) {
   Ring<kStages> stage;
   Ring<kTilesAhead> now;
-  Outgoing outgoing;
-  while (true) {
-    wait(shared.tile_full[now.slot()], now.parity());
-    const Tile& tile = shared.tiles[now.slot()];
-    if (tile.steps == 0) break;
-    if (tile.slabs > 2)
-      finish_tile<128>(shared, args, maps, tile, now, stage, outgoing);
+  Outgoing outgoing(args);
+  Brief tile = hear(shared, now);
+  while (tile.steps() > 0) {
+    if (tile.slabs() > 2)
+      tile = finish_tile<128>(shared, args, maps, tile, now, stage, outgoing);
     else
-      finish_tile<64>(shared, args, maps, tile, now, stage, outgoing);
-    now.advance();
+      tile = finish_tile<64>(shared, args, maps, tile, now, stage, outgoing);
   }
   outgoing.flush(shared, maps, now);
   give_nothing(shared);

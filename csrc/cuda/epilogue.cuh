@@ -28,17 +28,24 @@ __device__ __forceinline__ int group() { return threadIdx.x / 128 - 1; }
 // A group's share of the tile before.
 struct Outgoing {
   u32 pairs[64];
+  float scale;
 
-  // Scales the sums and adds the bias.
+  __device__ __forceinline__ explicit Outgoing(const Arguments& args)
+      : scale((args.scale_1 ? *args.scale_1 : 1.f) * (args.scale_2 ? *args.scale_2 : 1.f)) {}
+
+  // Scales the sums and adds the bias. The tensor cores wait for this.
   template <int Sums>
-  __device__ __forceinline__ void take(const Shared& shared, const Tile& tile, const float (&c)[Sums], bool has_bias) {
-    const float scale = shared.scale, bias_scale = shared.bias_scale;
+  __device__ __forceinline__ void take(const Tile& tile, const float (&c)[Sums], bool has_bias) {
+    if (has_bias) {
 #pragma unroll
-    for (int j = 0; j < Sums / 4; ++j) {
-      float2 add = make_float2(0.f, 0.f);
-      if (has_bias) add = unpack(tile.bias + 8 * j + threadIdx.x % 4 * 2, bias_scale);
-      pairs[2 * j] = pack(c[4 * j] * scale + add.x, c[4 * j + 1] * scale + add.y);
-      pairs[2 * j + 1] = pack(c[4 * j + 2] * scale + add.x, c[4 * j + 3] * scale + add.y);
+      for (int j = 0; j < Sums / 4; ++j) {
+        const float2 add = *reinterpret_cast<const float2*>(tile.bias + 8 * j + threadIdx.x % 4 * 2);
+        pairs[2 * j] = pack(c[4 * j] * scale + add.x, c[4 * j + 1] * scale + add.y);
+        pairs[2 * j + 1] = pack(c[4 * j + 2] * scale + add.x, c[4 * j + 3] * scale + add.y);
+      }
+    } else {
+#pragma unroll
+      for (int j = 0; j < Sums / 2; ++j) pairs[j] = pack(c[2 * j] * scale, c[2 * j + 1] * scale);
     }
   }
 
@@ -47,7 +54,7 @@ struct Outgoing {
   __device__ __forceinline__ void send(Shared& shared, const Maps& maps, const Ring<kTilesAhead>& now) const {
     if (now.turn == 0) return;
     const Tile& tile = shared.tiles[now.slot_before()];
-    if (Slab < tile.stores) {
+    if (Slab < tile.brief.stores()) {
       char* const staging = shared.staging[group()];
       wait_stores_read();
       meet(2 + group(), 128);
@@ -67,15 +74,15 @@ struct Outgoing {
     static_assert(kStages >= 4, "a stage for each slab");
     if (now.turn == 0) return;
     const Tile& tile = shared.tiles[now.slot_before()];
-    const int mine = threadIdx.x / 32 % 4;
+    const int mine = threadIdx.x / 32 % 4, stores = tile.brief.stores();
     const auto staging = [&](int slab) { return shared.stages[slab] + group() * (kABytes / 2); };
     meet(2 + group(), 128);
 #pragma unroll
     for (int slab = 0; slab < 4; ++slab)
-      if (slab < tile.stores) stage_slab<kTransposed>(staging(slab), pairs + 16 * slab);
+      if (slab < stores) stage_slab<kTransposed>(staging(slab), pairs + 16 * slab);
     publish_shared();
     meet(2 + group(), 128);
-    if (mine < tile.stores && elect_one()) store(maps, tile, mine, staging(mine));
+    if (mine < stores && elect_one()) store(maps, tile, mine, staging(mine));
     wait_stores_read();
   }
 

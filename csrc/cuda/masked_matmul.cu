@@ -2,36 +2,48 @@
 // product and the masked reduction, on Hopper's copy engine and tensor cores.
 #include "consumer.cuh"
 #include "producer.cuh"
+#include "scout.cuh"
+#include "zeros.cuh"
 
 extern "C" __global__ void __launch_bounds__(sparsedrop::kThreads, 1)
     masked_matmul(const __grid_constant__ sparsedrop::Maps maps, const __grid_constant__ sparsedrop::Arguments args) {
   using namespace sparsedrop;
   extern __shared__ __align__(1024) char memory[];
   Shared& shared = *reinterpret_cast<Shared*>(memory);
-  if (threadIdx.x == kThreads - 1) {  // the others may have lines to count
+  // One thread in each warp from the far end: the others may have lines to count.
+  const int far = threadIdx.x % 32 ? -1 : (kThreads - 1 - static_cast<int>(threadIdx.x)) / 32;
+  if (far == 0) {
     if (shared_address(memory) % 1024) __trap();
     for (int i = 0; i < kStages; ++i) init(shared.full[i], 1), init(shared.empty[i], kMathThreads / 32);
-    for (int i = 0; i < kTilesAhead; ++i) init(shared.tile_full[i], 1), init(shared.tile_empty[i], kMathThreads / 32);
-    init(shared.given, kMathThreads);
-    shared.gives = false;
-    shared.bias_scale = args.scale_2 ? *args.scale_2 : 1.f;
-    shared.scale = args.scale_1 ? *args.scale_1 * shared.bias_scale : shared.bias_scale;
     publish_barriers();
+  } else if (far == 1) {
+    for (int i = 0; i < kTilesAhead; ++i) init(shared.tile_full[i], 1), init(shared.tile_empty[i], kMathThreads / 32);
+    for (int i = 0; i < kBatchesAhead; ++i) init(shared.batch_full[i], 1), init(shared.batch_empty[i], 1);
+    publish_barriers();
+  } else if (far == 2) {
+    init(shared.soon, 1), init(shared.given, kMathThreads);
+    shared.gives = -1;
+    publish_barriers();
+  } else if (far == 3) {
     prefetch(maps.a), prefetch(maps.b), prefetch(maps.c);
   }
-  if (threadIdx.x < kZeroRows * 8) {
-    reinterpret_cast<uint4*>(shared.zeros)[threadIdx.x] = make_uint4(0, 0, 0, 0);
+  if (args.out.plan && threadIdx.x / (kZeroRows * 8) == 4) {
+    reinterpret_cast<uint4*>(shared.zeros)[threadIdx.x % (kZeroRows * 8)] = make_uint4(0, 0, 0, 0);
     publish_shared();
   }
   make_schedule<kThreads>(shared.schedule, *reinterpret_cast<Counts*>(shared.stages), args);
   if (threadIdx.x < 128) {
     shrink_registers<72>();
-    if (threadIdx.x < 32)
+    const int warp = threadIdx.x / 32;
+    if (warp == 0) {
       produce(shared, args, maps);
-    else if (threadIdx.x < 64 && args.out.plan)
-      write_zeros(shared, args, maps);
-    else if (threadIdx.x == 64)
+    } else if (warp == 1) {
+      scout(shared, args);
+    } else if (warp == 2) {
+      if (args.out.plan) write_zeros(shared, args, maps);
+    } else if (threadIdx.x % 32 == 0) {
       publish_part(shared, args);
+    }
   } else {
     grow_registers<216>();
     consume(shared, args, maps);

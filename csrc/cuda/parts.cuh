@@ -7,36 +7,36 @@ namespace sparsedrop {
 
 constexpr int kAtOnce = 8;  // loads under way
 
-__device__ __forceinline__ float4* part_of(const Arguments& args, int block) {
-  return reinterpret_cast<float4*>(args.partials) + static_cast<long long>(block) * (kTileA * kTileB / 4) +
+__device__ __forceinline__ float4* part_of(const Arguments& args, int stretch) {
+  return reinterpret_cast<float4*>(args.partials) + static_cast<long long>(stretch) * (kTileA * kTileB / 4) +
          (threadIdx.x % kMathThreads);
 }
 
 // The beginning of a tile that another thread block completes. `given` tells a thread that publishes it.
 template <int Sums>
-__device__ __forceinline__ void give_part(Shared& shared, const Arguments& args, const float (&c)[Sums]) {
-  float4* to = part_of(args, blockIdx.x);
+__device__ __forceinline__ void give_part(Shared& shared, const Arguments& args, const float (&c)[Sums], int stretch) {
+  float4* to = part_of(args, stretch);
 #pragma unroll
   for (int i = 0; i < Sums / 4; ++i)
     __stcg(to + i * kMathThreads, make_float4(c[4 * i], c[4 * i + 1], c[4 * i + 2], c[4 * i + 3]));
-  if (threadIdx.x == 128) shared.gives = true;
+  if (threadIdx.x == 128) shared.gives = stretch;
   arrive(shared.given);
 }
 
 // At the end, so that the thread that publishes need not wait for a part that never comes.
 __device__ __forceinline__ void give_nothing(Shared& shared) {
   meet(1, kMathThreads);
-  if (!shared.gives) arrive(shared.given);
+  if (shared.gives < 0) arrive(shared.given);
 }
 
-// Adds what others summed, in the order of the sum, so that the same masks give the same bits. Those others have a lower
-// index, so they started no later, and each gives its part before it waits for another's: all come to an end.
+// Adds what others summed, in the order of the sum, so that the same masks give the same bits. Those others began no later, and
+// each gives its part before it waits for another's: all come to an end.
 template <int Sums>
-__device__ __forceinline__ void take_parts(const Arguments& args, float (&c)[Sums], int peers) {
+__device__ __forceinline__ void take_parts(const Arguments& args, float (&c)[Sums], int stretch, int peers) {
 #pragma unroll 1
-  for (int block = blockIdx.x - peers; block < static_cast<int>(blockIdx.x); ++block) {
-    wait_flag(args.flags + block, args.ticket);
-    const float4* from = part_of(args, block);
+  for (int other = stretch - peers; other < stretch; ++other) {
+    wait_flag(args.flags + other, args.ticket);
+    const float4* from = part_of(args, other);
 #pragma unroll
     for (int i = 0; i < Sums / 4; i += kAtOnce) {
       float4 part[kAtOnce];
@@ -49,16 +49,16 @@ __device__ __forceinline__ void take_parts(const Arguments& args, float (&c)[Sum
       }
     }
     meet(1, kMathThreads);
-    if (threadIdx.x % kMathThreads == 0) set_flag(args.flags + block, 0);
+    if (threadIdx.x % kMathThreads == 0) set_flag(args.flags + other, 0);
   }
 }
 
 // Tells others of the part that this thread block may give: all who wrote it have arrived.
 __device__ void publish_part(Shared& shared, const Arguments& args) {
   wait(shared.given, 0);
-  if (!shared.gives) return;
+  if (shared.gives < 0) return;
   __threadfence();
-  set_flag(args.flags + blockIdx.x, args.ticket);
+  set_flag(args.flags + shared.gives, args.ticket);
 }
 
 }  // namespace sparsedrop

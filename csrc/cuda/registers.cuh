@@ -11,14 +11,10 @@ __device__ __forceinline__ u32 pack(float low, float high) {
   return both;
 }
 
-// Two neighbours, scaled.
-__device__ __forceinline__ float2 unpack(const unsigned short* pair, float scale) {
-  float2 value;
-  asm("{ .reg .b16 low, high; mov.b32 {low, high}, %2; cvt.f32." SPARSEDROP_TYPE " %0, low; cvt.f32." SPARSEDROP_TYPE
-      " %1, high; }"
-      : "=f"(value.x), "=f"(value.y)
-      : "r"(*reinterpret_cast<const u32*>(pair)));
-  return make_float2(value.x * scale, value.y * scale);
+__device__ __forceinline__ float to_float(unsigned short bits) {
+  float value;
+  asm("cvt.f32." SPARSEDROP_TYPE " %0, %1;" : "=f"(value) : "h"(bits));
+  return value;
 }
 
 // Four 8×8 matrices of 16-bit elements, one row of one of them at each thread's address.

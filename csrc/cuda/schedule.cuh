@@ -1,7 +1,6 @@
-// Who computes what. All kept tiles lie in one order, row by row of tiles, rows with the longest sums first. Thread blocks
-// first take whole tiles, side by side in that order, so that they share A and B in the cache. Where whole tiles would not
-// come out even, the last one to two rounds are divided by cost: each thread block gets an equal stretch of that order, and
-// a tile across a border is summed in parts. Counts are known on the device alone, so each thread block works this out itself.
+// The tiles to compute. All kept ones lie in one order, rows of tiles with the longest sums first, some rows side by side, a
+// panel of each, and behind them the half tiles that rows end with. Counts are known on the device alone, so each thread block
+// works this out itself.
 #pragma once
 
 #include "arguments.h"
@@ -12,13 +11,19 @@ namespace sparsedrop {
 constexpr int kShortest = 4;           // steps: a part below that is not worth its traffic
 constexpr int kPartCost = 18;          // what giving and taking a part costs, in steps
 constexpr int kTileSteps = 1;          // what a tile costs besides its own steps
+constexpr int kLongSum = 10;           // steps
 constexpr int kWhole = 5, kHalf = 4;   // cost of a step of a tile with both halves and with one, which waits for its data
+constexpr int kLeastShare = 2 * kShortest * kWhole;  // so that each stretch has steps of its own
 
-struct alignas(16) Row {
-  int tiles, cost;  // before the row
-  unsigned short steps, line;  // line: of blocks of the masks
-  int slabs;
+// A panel of a row of tiles, or the half tile that it ends with.
+struct Row {
+  int cost;                   // of all before
+  unsigned short tiles;       // likewise
+  unsigned short steps;
+  unsigned line : 13;         // of blocks of the masks
+  unsigned slabs : 7, place : 11;  // place: panel · rows_per_block + row in the block; a half tile's is behind all panels
 };
+static_assert(kMostTiles < 1 << 16 && kMostLines <= 1 << 13 && kWidestPanel < 1 << 7 && kMostRows < 1 << 11);
 
 struct Schedule {
   Row rows[kMostRows + 1];  // the last one holds the sums
@@ -38,12 +43,31 @@ __device__ __forceinline__ int divide_small(int a, int b) {
   return guess + ((guess + 1) * b <= a) - (guess * b > a);
 }
 
-__device__ __forceinline__ int row_cost(int halves, int steps) {
-  return (halves / 2 * kWhole + halves % 2 * kHalf) * (max(steps, 1) + kTileSteps);
+__device__ __forceinline__ int step_cost(int halves) { return halves == 2 ? kWhole : kHalf; }
+__device__ __forceinline__ int steps_of(const Row& row) { return max(static_cast<int>(row.steps), 1); }
+__device__ __forceinline__ int halves_of(const Row& row, int tile) { return 4 * tile + 2 < static_cast<int>(row.slabs) ? 2 : 1; }
+__device__ __forceinline__ int tile_cost(int halves, int steps) { return step_cost(halves) * (max(steps, 1) + kTileSteps); }
+
+// The panel of a row of the table, behind all if it is a half tile, and the row of tiles, longest first, among those of the
+// launch.
+struct Place {
+  int panel, rank;
+};
+__device__ __forceinline__ Place place_of(const Arguments& args, int row) {
+  const int halves = args.rows * args.panels;
+  if (row >= halves) return {args.panels, row - halves};
+  const int first = divide_small(row, kTogether * args.panels) * kTogether, rest = row - first * args.panels;
+  const int together = max(min(kTogether, args.rows - first), 1), panel = divide_small(rest, together);
+  return {panel, first + rest - panel * together};
+}
+// The other way, for the first panel.
+__device__ __forceinline__ int row_of(const Arguments& args, int rank) {
+  const int first = rank / kTogether * kTogether;
+  return first * args.panels + rank - first;
 }
 
-// Turns each thread's two sums into the sums before it. Those beyond the first warps are zero.
-__device__ __forceinline__ void sums_before(int& x, int& y, int (*sums)[32], int used_warps) {
+// Turns each thread's two sums into the sums before it.
+__device__ __forceinline__ void sums_before(int& x, int& y, int (*sums)[32]) {
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int own_x = x, own_y = y;
 #pragma unroll
@@ -53,9 +77,8 @@ __device__ __forceinline__ void sums_before(int& x, int& y, int (*sums)[32], int
   }
   if (lane == 31) sums[0][warp] = x, sums[1][warp] = y;
   __syncthreads();
-  x -= own_x, y -= own_y;
-#pragma unroll 1
-  for (int i = 0; i < min(warp, used_warps); ++i) x += sums[0][i], y += sums[1][i];
+  x += __reduce_add_sync(~0u, lane < warp ? sums[0][lane] : 0) - own_x;
+  y += __reduce_add_sync(~0u, lane < warp ? sums[1][lane] : 0) - own_y;
 }
 
 template <int Threads>
@@ -71,32 +94,35 @@ __device__ __forceinline__ void make_schedule(Schedule& s, Counts& counts, const
     counts.steps[i] = static_cast<unsigned short>(steps);
     counts.slabs[i] = static_cast<unsigned short>(slabs);
   }
+  const int rows = args.rows * args.sections, each = divide_up(rows, Threads);
+  const int first = min(static_cast<int>(threadIdx.x) * each, rows), last = min(first + each, rows);
+  Place at = place_of(args, first);
   __syncthreads();
 
-  const int rows = args.rows * args.panels, each = divide_up(rows, Threads);
-  const int first = min(static_cast<int>(threadIdx.x) * each, rows), last = min(first + each, rows);
   int tiles = 0, cost = 0;
 #pragma unroll 1
-  for (int row = first; row < last; ++row) {
-    const int panel = divide_small(row, args.rows), rank = args.first_row + row - panel * args.rows;
-    const int block = divide_small(rank, args.rows_per_block), line = counts.order[block];
-    const int a = line * args.rows_per_block + rank - block * args.rows_per_block;
-    const int slabs = a * kTileA < args.size_a ? min(max(counts.slabs[line] - panel * kPanel, 0), kPanel) : 0;
-    const int steps = counts.steps[line], halves = divide_up(slabs, 2);
-    s.rows[row] = {tiles, cost, static_cast<unsigned short>(steps), static_cast<unsigned short>(line), slabs};
-    tiles += (halves + 1) / 2;
-    cost += row_cost(halves, steps);
+  for (int row = first; row < last; at = place_of(args, ++row)) {
+    const int rank = args.first_row + at.rank, block = divide_small(rank, args.rows_per_block), line = counts.order[block];
+    const int inner = rank - block * args.rows_per_block, a = line * args.rows_per_block + inner;
+    const int all = a * kTileA < args.size_a ? counts.slabs[line] : 0, whole = (all + 1) / 4 * 4;
+    const bool half = at.panel == args.panels;
+    const int slabs = half ? max(all - whole, 0) : min(max(min(whole, all) - at.panel * args.panel, 0), args.panel);
+    const int steps = counts.steps[line];
+    s.rows[row] = {cost, static_cast<unsigned short>(tiles), static_cast<unsigned short>(steps), static_cast<unsigned>(line),
+                   static_cast<unsigned>(slabs), static_cast<unsigned>(at.panel * args.rows_per_block + inner)};
+    tiles += divide_up(slabs, 4);
+    cost += half ? divide_up(slabs, 4) * tile_cost(1, steps) : divide_up(slabs, 4) * tile_cost(2, steps);
   }
   int tiles_before = tiles, cost_before = cost;
-  sums_before(tiles_before, cost_before, counts.sums, divide_up(divide_up(rows, each), 32));
+  sums_before(tiles_before, cost_before, counts.sums);
 #pragma unroll 1
   for (int row = first; row < last; ++row) {
-    s.rows[row].tiles += tiles_before;
+    s.rows[row].tiles += static_cast<unsigned short>(tiles_before);
     s.rows[row].cost += cost_before;
   }
   // The copy engine will overwrite the counts.
   publish_shared();
-  if (threadIdx.x == Threads - 1) s.rows[rows] = {tiles_before + tiles, cost_before + cost, 0, 0, 0};
+  if (threadIdx.x == Threads - 1) s.rows[rows] = {cost_before + cost, static_cast<unsigned short>(tiles_before + tiles), 0, 0, 0, 0};
   __syncthreads();
 }
 

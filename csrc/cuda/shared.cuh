@@ -16,20 +16,42 @@ constexpr int kPiece = SPARSEDROP_PIECE;             // lines of B that one box 
 constexpr int kMathThreads = 256;
 constexpr int kStages = 4;
 constexpr int kTilesAhead = 2;
+constexpr int kBatchesAhead = 2;
 constexpr int kSlabBytes = kSlab * kSlab * 2;
 constexpr int kABytes = kTileA * kStep * 2;
 constexpr int kHalfBytes = kTileB / 2 * kStep * 2;
 constexpr int kStageBytes = kABytes + 2 * kHalfBytes;
 
+// A tile in one register. No steps: there are no more tiles.
+struct Brief {
+  u32 bits;
+  __device__ __forceinline__ static Brief of(int steps, int slabs, int peers, bool whole) {
+    return {static_cast<u32>(steps | slabs << 16 | peers << 20) | static_cast<u32>(whole) << 31};
+  }
+  __device__ __forceinline__ int steps() const { return static_cast<int>(bits & 0xFFFF); }
+  __device__ __forceinline__ int slabs() const { return static_cast<int>(bits >> 16 & 0xF); }
+  __device__ __forceinline__ int peers() const { return static_cast<int>(bits >> 20 & 0x7FF); }  // who hold parts of the sum
+  __device__ __forceinline__ bool whole() const { return bits >> 31; }  // or else another thread block completes the tile
+  __device__ __forceinline__ int stores() const { return whole() ? slabs() : 0; }
+};
+
 // What the multiplying warps need to know of a tile.
 struct Tile {
-  int line;      // of A
-  int column[4]; // of B, for each slab
-  int slabs;
-  int steps;
-  int peers;   // thread blocks that hold parts of the sum
-  int stores;  // slabs to be stored; none where another thread block completes the tile
-  alignas(16) unsigned short bias[kTileB];
+  int line;       // of A
+  int column[4];  // of B, for each slab
+  Brief brief;
+  int stretch;    // where it is divided
+  alignas(16) float bias[kTileB];  // scaled
+};
+
+// Steps to load: of one tile, up to 32 blocks of the sum. No steps: there are no more.
+struct Batch {
+  int line, column[4];  // as above
+  int halves;           // of the tile
+  int within;           // where in its first block it begins
+  int count;
+  int soon;             // the step that is the producer's time to say so
+  int term[32];         // where blocks begin
 };
 
 struct Shared {
@@ -38,11 +60,13 @@ struct Shared {
   char zeros[kZeroRows * 128];
   Schedule schedule;
   Tile tiles[kTilesAhead];
+  Batch batches[kBatchesAhead];
   Barrier full[kStages], empty[kStages];
   Barrier tile_full[kTilesAhead], tile_empty[kTilesAhead];
+  Barrier batch_full[kBatchesAhead], batch_empty[kBatchesAhead];
+  Barrier soon;   // a tile is about to end
   Barrier given;  // the part of a sum, or the news that there is none
-  bool gives;
-  float scale, bias_scale;
+  int gives;      // the stretch that it is of, or less than none
 };
 static_assert(sizeof(Shared) <= 232448, "more shared memory than there is");
 static_assert(sizeof(Counts) <= kStages * kStageBytes, "no room for the counts");

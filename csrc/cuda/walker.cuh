@@ -1,7 +1,10 @@
-// A thread block's way through the schedule.
+// A thread block's way through the schedule. Its first tile is that of its own index; then it takes the next one whenever it is
+// about to end one. So the longest go to those with the least work, and all reach about the same terms of the sum at the same
+// time, which they then share in the cache. Where whole tiles would not come out even, the last one to two rounds are divided
+// by cost: each thread block takes a stretch of them, and a tile across a border is summed in parts.
 #pragma once
 
-#include "schedule.cuh"
+#include "shared.cuh"
 
 namespace sparsedrop {
 
@@ -18,64 +21,48 @@ struct Work {
   int row, tile;     // in the schedule, in the row
   int halves;        // of the tile
   int first, count;  // steps; a row without terms sums zeros: one step outside the matrices
-  int peers;         // thread blocks just before this one that summed the tile's beginning
+  int peers;         // stretches just before this thread block's that hold sums of the tile's beginning
   bool whole;        // whether the tile's end is here
 };
 
 // One warp walks together.
 class Walker {
  public:
-  __device__ __forceinline__ Walker(const Schedule& s, int rows) : schedule_(s), rows_(rows) {
-    const int blocks = gridDim.x, tiles = s.rows[rows].tiles, cost = s.rows[rows].cost;
-    const int rounds = divide_small(tiles + blocks - 1, blocks), longest = kWhole * (s.rows[0].steps + kTileSteps);
-    const int mean = static_cast<int>(__fdividef(static_cast<float>(cost), static_cast<float>(max(tiles, 1))));
-    whole_ = tiles;
-    // Rounds run forth and back over tiles from long to short, which evens out all but a single one.
-    const int uneven = rounds > 1 ? (longest - mean) / 4 : longest - mean;
-    const int even = static_cast<int>(__fdividef(static_cast<float>(cost), static_cast<float>(blocks)));
-    if (rounds * mean + uneven <= even + kPartCost * kWhole) return;
-    whole_ = max(divide_small(tiles, blocks) - 1, 0) * blocks;
-    int begin = 0;
-    if (whole_ > 0) {
-      const int row = row_at(s, rows, &Row::tiles, whole_);
-      begin = start_of(row, whole_ - s.rows[row].tiles);
+  __device__ __forceinline__ Walker(Shared& shared, const Arguments& args)
+      : shared_(shared), schedule_(shared.schedule), args_(args), rows_(args.rows * args.sections),
+        tiles_(schedule_.rows[rows_].tiles) {
+    const int blocks = gridDim.x, rounds = divide_small(tiles_, blocks), cost = schedule_.rows[rows_].cost;
+    const int longest = tile_cost(2, schedule_.rows[0].steps), last = tile_cost(2, schedule_.rows[rows_ - 1].steps);
+    // What whole tiles would leave idle at the end.
+    const int left = tiles_ - rounds * blocks, idle = max(longest * blocks - cost, left ? (blocks - left) * last : 0);
+    divided_ = idle > kPartCost * kWhole * blocks;
+    dealt_ = divided_ ? max(rounds - 1, 0) * blocks : tiles_;
+    numbers_ = max(dealt_ - blocks, 0);
+    asks_ = numbers_ > 0 || (divided_ && dealt_ > 0);
+    patient_ = cost >= tiles_ * kWhole * kLongSum;
+    if (asks_ && blockIdx.x == 0 && threadIdx.x % 32 == 0) {
+      args.flags[blocks + 1] = 0;
+      set_flag(args.flags + blocks, args.ticket);
     }
-    const int divided = cost - begin, sharers = max(min(blocks, divided / (2 * kShortest * kWhole)), 1);
-    const int share = divided / sharers, rest = divided - share * sharers;
-    const auto border = [=](int block) { return block >= sharers ? cost : begin + share * block + min(block, rest); };
-    const int block = blockIdx.x;
-    if (block >= sharers || divided == 0) return;
-    at_ = spot_at(s, rows, border(block)), end_ = spot_at(s, rows, border(block + 1));
-    if (at_.step == 0) return;
-    // Its first tile began elsewhere: that one comes last, when those who began it are done with it.
-    tail_ = at_;
-    at_ = {tail_.tile + 1, 0};
-    tail_end_ = end_.step;
-    if (tail_.tile == end_.tile) return;
-    tail_end_ = kLongest;
-    const int row = row_at(s, rows, &Row::tiles, tail_.tile), tile = tail_.tile - s.rows[row].tiles;
-    const int inside = start_of(row, tile) + kShortest * step_cost(halves_of(s.rows[row], tile));
-    do ++peers_;
-    while (border(block - peers_) >= inside);
   }
 
   __device__ __forceinline__ bool next(Work& work) {
-    const int blocks = gridDim.x, block = blockIdx.x;
-    Spot from = {round_ * blocks + (round_ % 2 ? blocks - 1 - block : block), 0};
+    Spot from = {0, 0};
     int last = kLongest;
-    if (round_ * blocks < whole_ && (++round_, from.tile < whole_)) {
-      // A whole tile; the last round may have none for this thread block.
-    } else if (at_.before(end_)) {
-      from = at_;
-      if (from.tile == end_.tile) last = end_.step;
-      at_ = {from.tile + 1, 0};
-    } else if (tail_end_ > tail_.step) {
-      from = tail_, last = tail_end_;
-      tail_end_ = 0;
-    } else {
-      return false;
+    if (stretch_ < 0 && !choose(from.tile)) return false;
+    if (stretch_ >= 0) {
+      if (at_.before(end_)) {
+        from = at_;
+        if (from.tile == end_.tile) last = end_.step;
+        at_ = {from.tile + 1, 0};
+      } else if (tail_end_ > tail_.step) {
+        from = tail_, last = tail_end_;
+        tail_end_ = 0;
+      } else {
+        return false;
+      }
     }
-    const int at = row_at(schedule_, rows_, &Row::tiles, from.tile), tile = from.tile - schedule_.rows[at].tiles;
+    const int at = row_at(&Row::tiles, from.tile), tile = from.tile - schedule_.rows[at].tiles;
     const int steps = steps_of(schedule_.rows[at]);
     last = min(last, steps);
     const int halves = halves_of(schedule_.rows[at], tile);
@@ -84,40 +71,104 @@ class Walker {
   }
 
   __device__ __forceinline__ const Row& row(int at) const { return schedule_.rows[at]; }
+  __device__ __forceinline__ int stretch() const { return stretch_; }
 
  private:
-  __device__ __forceinline__ static int steps_of(const Row& row) { return max(static_cast<int>(row.steps), 1); }
-  __device__ __forceinline__ static int halves_of(const Row& row, int tile) { return 4 * tile + 2 < row.slabs ? 2 : 1; }
-  __device__ __forceinline__ static int step_cost(int halves) { return halves == 2 ? kWhole : kHalf; }
+  // A whole tile, or a stretch; false where there is neither.
+  __device__ __forceinline__ bool choose(int& tile) {
+    const int blocks = gridDim.x;
+    // The first tiles come before all that are asked for.
+    int number = dealt_ > 0 || !divided_ ? static_cast<int>(blockIdx.x) - blocks : static_cast<int>(blockIdx.x);
+    if (begun_) {
+      if (!asks_) return false;
+      number = ask();
+    }
+    if (number < numbers_) {
+      tile = number + blocks;
+      // Where sums are short, ahead, since the cache holds them whole, but for the first tile, which is not to wait for this,
+      // and the last ones, which make all end at the same time.
+      ahead_ = begun_ && asks_ && !patient_ && number + 2 * blocks < numbers_;
+      if (ahead_) take_number();
+      begun_ = true;
+      ++taken_;
+      return tile < tiles_;
+    }
+    // Who comes last clears away, for a launch that is repeated with the same ticket.
+    if (asks_ && number == numbers_ + blocks - 1 && threadIdx.x % 32 == 0) args_.flags[blocks] = 0;
+    if (divided_) learn_stretch(number - numbers_);
+    return divided_;
+  }
 
-  __device__ __forceinline__ int start_of(int row, int tile) const {
-    return schedule_.rows[row].cost + tile * kWhole * (steps_of(schedule_.rows[row]) + kTileSteps);
+  // As late as can be: when the producer is about to end the last tile.
+  __device__ __forceinline__ int ask() {
+    if (!ahead_) {
+      wait(shared_.soon, (taken_ - 1) % 2);
+      take_number();
+    }
+    return __shfl_sync(~0u, number_, 0);
+  }
+
+  __device__ __forceinline__ void take_number() {
+    if (threadIdx.x % 32 == 0) {
+      wait_flag(args_.flags + gridDim.x, args_.ticket);
+      number_ = static_cast<int>(count_up(args_.flags + gridDim.x + 1));
+    }
+  }
+
+  __device__ __forceinline__ void learn_stretch(int stretch) {
+    stretch_ = stretch;
+    const int row_before = row_at(&Row::tiles, min(dealt_, tiles_ - 1)), cost = schedule_.rows[rows_].cost;
+    const Row& first = schedule_.rows[row_before];
+    const int begin = dealt_ > 0 ? first.cost + (dealt_ - first.tiles) * tile_cost(2, first.steps) : 0;
+    const int share = max(divide_up(cost - begin, static_cast<int>(gridDim.x)), kLeastShare);
+    at_ = spot_at(begin + stretch * share), end_ = spot_at(begin + (stretch + 1) * share);
+    if (at_.step == 0 || !at_.before(end_)) return;
+    // Its first tile began elsewhere: that one comes last, when those who began it are done with it.
+    tail_ = at_;
+    at_ = {tail_.tile + 1, 0};
+    tail_end_ = end_.step;
+    if (tail_.tile == end_.tile) return;
+    tail_end_ = kLongest;
+    const int at = row_at(&Row::tiles, tail_.tile), tile = tail_.tile - schedule_.rows[at].tiles;
+    const Row& row = schedule_.rows[at];
+    const int inside = row.cost + tile * tile_cost(2, row.steps) + kShortest * step_cost(halves_of(row, tile));
+#pragma unroll 1
+    do ++peers_;
+    while (begin + (stretch - peers_) * share >= inside);
   }
 
   // The last row that begins at or before `at`.
-  __device__ __forceinline__ static int row_at(const Schedule& s, int rows, int Row::*begin, int at) {
+  template <class Count>
+  __device__ __forceinline__ int row_at(Count Row::*begin, int at) const {
     const int lane = threadIdx.x % 32;
-    const unsigned coarse = __ballot_sync(~0u, lane * 32 < rows && s.rows[min(lane * 32, rows)].*begin <= at);
+    const Row* const rows = schedule_.rows;
+    const unsigned coarse = __ballot_sync(~0u, lane * 32 < rows_ && rows[min(lane * 32, rows_)].*begin <= at);
     const int base = (__popc(coarse) - 1) * 32, mine = base + lane;
-    return base + __popc(__ballot_sync(~0u, mine < rows && s.rows[min(mine, rows)].*begin <= at)) - 1;
+    return base + __popc(__ballot_sync(~0u, mine < rows_ && rows[min(mine, rows_)].*begin <= at)) - 1;
   }
 
-  // Not inlined: a short way to the first step counts more than calls do. What lies close to a tile's edge moves onto it.
-  __device__ __noinline__ static Spot spot_at(const Schedule& s, int rows, int cost) {
-    if (cost >= s.rows[rows].cost) return {s.rows[rows].tiles, 0};
-    const int at = row_at(s, rows, &Row::cost, cost);
-    const Row& row = s.rows[at];
-    const int steps = steps_of(row), whole = kWhole * (steps + kTileSteps), tile = (cost - row.cost) / whole;
+  // What lies close to a tile's edge moves onto it.
+  __device__ __forceinline__ Spot spot_at(int cost) const {
+    if (cost >= schedule_.rows[rows_].cost) return {tiles_, 0};
+    const Row& row = schedule_.rows[row_at(&Row::cost, cost)];
+    const int steps = steps_of(row), whole = tile_cost(2, row.steps), tile = (cost - row.cost) / whole;
     const int step = (cost - row.cost - tile * whole) / step_cost(halves_of(row, tile));
     if (step < kShortest) return {row.tiles + tile, 0};
     return steps - step < kShortest ? Spot{row.tiles + tile + 1, 0} : Spot{row.tiles + tile, step};
   }
 
+  Shared& shared_;
   const Schedule& schedule_;
-  int rows_;
-  int whole_, round_ = 0;                          // tiles taken whole
-  Spot at_ = {0, 0}, end_ = {0, 0};                // this thread block's share of those that are divided
-  Spot tail_ = {0, 0};                             // what of it comes last
+  const Arguments& args_;
+  int rows_, tiles_;
+  bool divided_;      // whether there are stretches
+  int dealt_;         // tiles before them
+  int numbers_;       // of tiles that are asked for; those above are stretches
+  bool asks_, patient_, ahead_ = false, begun_ = false;
+  int taken_ = 0, number_ = 0;
+  int stretch_ = -1;
+  Spot at_ = {0, 0}, end_ = {0, 0};  // what the stretch begins and ends with
+  Spot tail_ = {0, 0};               // what of it comes last
   int tail_end_ = 0, peers_ = 0;
 };
 

@@ -74,7 +74,7 @@ Launch hopper_launch(int device, std::uintptr_t kernel, unsigned blocks, unsigne
 }
 
 std::size_t hopper_workspace(unsigned blocks) {
-  return blocks * (kTileA * kTileB * sizeof(float) + sizeof(unsigned long long));
+  return blocks * kTileA * kTileB * sizeof(float) + (blocks + 2) * sizeof(unsigned long long);
 }
 
 Lists lists(const py::tuple& t) {
@@ -130,7 +130,7 @@ void bind_launcher(py::module_& m) {
   py::class_<Launch>(m, "Launch")
       .def(py::init([](int device, std::uintptr_t kernel, unsigned blocks, unsigned shared_bytes, int type, const py::tuple& boxes,
                        const py::tuple& walk, const py::tuple& out, const py::tuple& sizes, int first_row, int rows,
-                       int lines, int panels, int rows_per_block) {
+                       int lines, int panel, int panels, int sections, int rows_per_block) {
              Arguments arguments{};
              arguments.walk = lists(walk);
              arguments.out = lists(out);
@@ -140,14 +140,16 @@ void bind_launcher(py::module_& m) {
              arguments.first_row = first_row;
              arguments.rows = rows;
              arguments.lines = lines;
+             arguments.panel = panel;
              arguments.panels = panels;
+             arguments.sections = sections;
              arguments.rows_per_block = rows_per_block;
              const std::array<Matrix, 4> matrices{matrix(boxes[0]), matrix(boxes[1]), matrix(boxes[2]),
                                                   matrix(boxes[3])};
              return hopper_launch(device, kernel, blocks, shared_bytes, type, matrices, arguments);
            }),
            py::arg("device"), py::arg("kernel"), py::arg("blocks"), py::arg("shared_bytes"), py::arg("type"), py::arg("boxes"),
-           py::arg("walk"), py::arg("out"), py::arg("sizes"), py::arg("first_row"), py::arg("rows"), py::arg("lines"), py::arg("panels"),
+           py::arg("walk"), py::arg("out"), py::arg("sizes"), py::arg("first_row"), py::arg("rows"), py::arg("lines"), py::arg("panel"), py::arg("panels"), py::arg("sections"),
            py::arg("rows_per_block"))
       .def_static("of_triton", triton_launch, py::arg("device"), py::arg("kernel"), py::arg("grid"), py::arg("threads"),
                   py::arg("shared_bytes"), py::arg("parameters"))
@@ -165,6 +167,8 @@ void bind_launcher(py::module_& m) {
   m.attr("most_rows") = kMostRows;
   m.attr("most_lines") = kMostLines;
   m.attr("panel") = kPanel;
+  m.attr("widest_panel") = kWidestPanel;
+  m.attr("together") = kTogether;
   m.attr("tile") = py::make_tuple(kTileA, kTileB);
   m.attr("slab") = kSlab;
   m.attr("step") = kStep;

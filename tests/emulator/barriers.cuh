@@ -46,6 +46,8 @@ inline void wait_flag(const u64* flag, u64 value) {
 }
 inline void set_flag(u64* flag, u64 value) { *flag = value; }
 
+inline u64 count_up(u64* count) { return (*count)++; }
+
 inline void meet(int barrier, int threads) { machine::meet(barrier, threads); }
 
 }  // namespace sparsedrop

@@ -205,6 +205,7 @@ inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return
 inline int min(int a, int b) { return a < b ? a : b; }
 inline int max(int a, int b) { return a > b ? a : b; }
 inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
+inline int __clz(int bits) { return __builtin_clz(static_cast<unsigned>(bits)); }
 inline float __fdividef(float a, float b) { return a / b; }
 inline float4 __ldcg(const float4* at) { return *at; }
 inline void __stcg(float4* at, float4 value) { *at = value; }
@@ -216,6 +217,21 @@ inline int __shfl_sync(unsigned, int value, int from) { return static_cast<int>(
 inline int __shfl_up_sync(unsigned, int value, int by) {
   const int lane = static_cast<int>(machine::lane());
   return static_cast<int>(machine::exchange(static_cast<unsigned>(value))[lane < by ? lane : lane - by]);
+}
+inline unsigned __match_any_sync(unsigned, int value) {
+  const auto others = machine::exchange(static_cast<unsigned>(value));
+  unsigned same = 0;
+  for (int i = 0; i < 32; ++i) same |= static_cast<unsigned>(static_cast<int>(others[i]) == value) << i;
+  return same;
+}
+inline int __reduce_add_sync(unsigned, int value) {
+  int sum = 0;
+  for (const auto other : machine::exchange(static_cast<unsigned>(value))) sum += static_cast<int>(other);
+  return sum;
+}
+inline int __reduce_max_sync(unsigned, int value) {
+  for (const auto other : machine::exchange(static_cast<unsigned>(value))) value = max(value, static_cast<int>(other));
+  return value;
 }
 inline unsigned __ballot_sync(unsigned, bool vote) {
   const auto votes = machine::exchange(vote);

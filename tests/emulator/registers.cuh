@@ -23,8 +23,6 @@ inline u32 to_bits(float value) {
 
 inline u32 pack(float low, float high) { return to_bits(low) | to_bits(high) << 16; }
 
-inline float2 unpack(const unsigned short* pair, float scale) { return {to_float(pair[0]) * scale, to_float(pair[1]) * scale}; }
-
 template <bool Transposed>
 void store_matrices(u32 address, u32 a, u32 b, u32 c, u32 d) {
   const auto addresses = machine::exchange(address);

@@ -35,7 +35,7 @@ def _unfit(spec: Spec) -> str | None:
     if not all(operand.tma(spec.dtype) for operand in (spec.a, spec.b, spec.c)):
         return "a matrix whose rows do not begin at multiples of 16 bytes"
     rows = Rows.of(spec)
-    if rows.lines > host.most_lines or rows.in_a_block * rows.panels > host.most_rows:
+    if rows.lines > host.most_lines or rows.in_a_block * rows.sections > host.most_rows:
         return "so many rows"
     if _whole(spec.b.lines, block_b) > host.longest or _whole(spec.a.t, block_t) > host.longest:
         return "so many columns"
@@ -57,11 +57,14 @@ def _whole(size: int, block: int | None) -> int:
 
 
 class Rows(NamedTuple):
-    """How C divides: ``lines`` of mask blocks, rows of tiles ``in_a_block``, each row in ``panels``."""
+    """How C divides: ``lines`` of mask blocks, rows of tiles ``in_a_block``, each row in ``panels`` of ``panel`` slabs, and
+    ``sections``: those and, where rows can end with half a tile, another one."""
 
     lines: int
     in_a_block: int
+    panel: int
     panels: int
+    sections: int
 
     @staticmethod
     def of(spec: Spec) -> Rows:
@@ -69,7 +72,11 @@ class Rows(NamedTuple):
         block_a, block_b, _ = spec.blocks()
         block = block_a or host.tile[0]
         slabs = ceil_div(_whole(spec.b.lines, None if spec.out is None else block_b), host.slab)
-        return Rows(ceil_div(spec.a.lines, block), block // host.tile[0], ceil_div(slabs, host.panel))
+        lines, in_a_block = ceil_div(spec.a.lines, block), block // host.tile[0]
+        panel = min(host.panel * max(host.together // (lines * in_a_block), 1), host.widest_panel)
+        panels, tile = ceil_div(slabs, panel), host.tile[1] // host.slab
+        even = slabs % tile in (0, tile - 1) if spec.out is None else (block_b or 0) % host.tile[1] == 0
+        return Rows(lines, in_a_block, panel, panels, panels + (not even))
 
 
 class Launch(ready.Ready):
@@ -90,7 +97,7 @@ class Launch(ready.Ready):
         )
         walk, out = _lists(spec)
         # A launch's rows fit the table that the kernel makes of them.
-        each = host.most_rows // (rows.panels * rows.in_a_block) * rows.in_a_block
+        each = host.most_rows // (rows.sections * rows.in_a_block) * rows.in_a_block
         count = rows.lines * rows.in_a_block
         blocks = devices.multiprocessors(spec.device)
         launches = [
@@ -98,7 +105,7 @@ class Launch(ready.Ready):
                 device=spec.device.index, kernel=handle, blocks=blocks,
                 shared_bytes=kernel.SHARED_BYTES, type=kernel.TYPES[spec.dtype][1], boxes=boxes, walk=walk, out=out,
                 sizes=(spec.a.lines, spec.b.lines, spec.a.t), first_row=first, rows=min(each, count - first),
-                lines=rows.lines, panels=rows.panels, rows_per_block=rows.in_a_block,
+                lines=rows.lines, panel=rows.panel, panels=rows.panels, sections=rows.sections, rows_per_block=rows.in_a_block,
             )
             for first in range(0, count, each)
         ]  # fmt: skip
