@@ -82,15 +82,21 @@ def test_dropped_values_are_never_used():
         assert torch.equal(got, expected)
 
 
-def test_graph_replays_draw_and_divide_anew():
-    """Tiles that are summed in parts, in a captured graph whose masks change at each replay."""
-    x = torch.randn(2048, 4096, device="cuda", dtype=torch.bfloat16)
-    weight = torch.randn(1024, 4096, device="cuda", dtype=torch.bfloat16)
-    keep = torch.ones(16, 32, dtype=torch.bool, device="cuda")
+@pytest.mark.parametrize(
+    ("m", "n", "k", "side"), [(2048, 1024, 4096, "in"), (8192, 4096, 1024, "in"), (8192, 4096, 1024, "out")]
+)
+def test_graph_replays_draw_and_divide_anew(m, n, k, side):
+    """Tiles that are summed in parts, or taken by who comes first, in a captured graph whose masks, and with them the
+    tiles, change at each replay."""
+    x = torch.randn(m, k, device="cuda", dtype=torch.bfloat16)
+    weight = torch.randn(n, k, device="cuda", dtype=torch.bfloat16)
+    cols = k if side == "in" else n
+    keep = torch.ones(m // 128, cols // 128, dtype=torch.bool, device="cuda")
 
     def run() -> torch.Tensor:
-        mask = BlockMask.from_keep(keep, 2048, 4096, block=(128, 128))
-        return OPS.linear(x, weight, None, mask.plan, mask.scale, [128, 128], None, None, [], 0)
+        mask = BlockMask.from_keep(keep, m, cols, block=(128, 128))
+        masked, free = (mask.plan, mask.scale, [128, 128]), (None, None, [])
+        return OPS.linear(x, weight, None, *(masked + free if side == "in" else free + masked), 0)
 
     side = torch.cuda.Stream()
     with torch.cuda.stream(side):
@@ -99,8 +105,8 @@ def test_graph_replays_draw_and_divide_anew():
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         y = run()
-    for _ in range(20):
-        keep.copy_(torch.rand(16, 32, device="cuda") >= 0.5)
+    for i in range(20):
+        keep.copy_(torch.rand(keep.shape, device="cuda") >= (0.5, 0.9, 0.1, 0.97)[i % 4])
         graph.replay()
         assert torch.equal(y, run())
 

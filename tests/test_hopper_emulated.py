@@ -70,7 +70,7 @@ def test_random_problems(emulator, first, blocks, sizes):
     [
         # Loads into what is being read, and reads what is not there yet.
         (("producer.cuh", "wait(shared.empty[stage.slot()], stage.parity() ^ 1);", ""), (700, 0), 5),
-        (("consumer.cuh", "wait(shared.full[stage.slot()], stage.parity());", ""), (264, 0), 5),
+        (("consumer.cuh", "wait(shared.full[stage.slot()], stage.parity());", ""), (700, 0), 5),
         # Gives back what is being read: by a multiplication, by a store.
         (("consumer.cuh", "wgmma_wait<1>();", ""), (500, 0), 5),
         (("epilogue.cuh", "      wait_stores_read();\n      meet(2 + group(), 128);\n", ""), (500, 0), 1),
@@ -80,12 +80,10 @@ def test_random_problems(emulator, first, blocks, sizes):
         (("consumer.cuh", "if (threadIdx.x % 32 == 0) arrive(shared.empty[before]);", ""), (500, 0), 5),
         # Parts that nobody hears of, or that nobody takes.
         (("parts.cuh", "set_flag(args.flags + shared.gives, args.ticket);", ""), DIVIDED, 5),
-        (("consumer.cuh", "if (tile.peers() > 0) take_parts(args, c, shared.tiles[now.slot_before()].stretch, tile.peers());", ""), DIVIDED, 5),
+        (("consumer.cuh", "if (tile.peers() > 0) take_parts(args, c, told.stretch, tile.peers());", ""), DIVIDED, 5),
         # Loads what the scout has not told yet, and tells it where it is being read.
         (("producer.cuh", "wait(shared.batch_full[now.slot()], now.parity());", ""), (500, 0), 5),
-        (("scout.cuh", "wait(shared.batch_empty[next.slot()], next.parity() ^ 1);", ""), (500, 0), 1),
-        # Leaves numbers lying about.
-        (("walker.cuh", "args_.flags[blocks] = 0;", ""), (700, 0), 5),
+        (("scout.cuh", "wait(shared.batch_empty[next.slot()], next.parity() ^ 1);", ""), DIVIDED, 1),
     ],
     ids=lambda it: it[1].strip()[:30] if isinstance(it, tuple) and len(it) == 3 else "",
 )

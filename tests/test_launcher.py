@@ -18,7 +18,7 @@ kernel = host.load_kernel(b"code", "masked_matmul", 1000, 3)
 box = (64, 32, 128, 64, 16)
 ready = host.Launch(
     device=3, kernel=kernel, blocks=132, shared_bytes=1000, type=9, boxes=(box,) * 4, walk=lists, out=lists,
-    sizes=(32, 32, 64), first_row=0, rows=1, lines=1, panel=32, panels=1, sections=1, rows_per_block=1,
+    sizes=(32, 32, 64), first_row=0, rows=1, lines=1, together=1, panel=32, panels=1, sections=1, rows_per_block=1,
 )
 assert host.hopper_workspace(132) == 132 * (128 * 256 * 4 + 8) + 16
 call = lambda: ready(7, [10, 20, 30, 0, 0, 0, 0, 0, 0, 4096])
@@ -78,7 +78,7 @@ def test_kernels_of_triton(ask: Callable[[str], list[str]]) -> None:
 
 
 def test_from_a_problem_to_the_driver(ask: Callable[[str], list[str]]) -> None:
-    """X (140,000, 4096), masked, times W (4096, 4096): rows for the first launch, and for a second one."""
+    """X (140,000, 4096), masked, times W (4096, 4096): more rows than two launches take."""
     lines = ask("""
 from test_launcher import spec
 from torch_sparsedrop.providers.cuda import device
@@ -96,7 +96,7 @@ for part in ready.launches:
         "map 9: 4096 x 140000, 8192 bytes, box 64 x 8",
     ]
     launched = "132 blocks of 384, 232448 bytes, stream 0x7: 10 20 30 30"
-    assert lines[3:] == [*maps, *maps, launched, launched]
+    assert lines[3:] == [*maps * 3, *[launched] * 3]
 
 
 def spec(m: int, n: int, k: int, block: tuple[int, int], side: str) -> Spec:

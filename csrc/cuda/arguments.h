@@ -12,9 +12,9 @@ constexpr int kMostLines = 6144;  // of blocks of the masks
 constexpr int kLongest = 1 << 20;  // elements of B's lines or of the sum, in whole blocks: steps are 16-bit, costs 32-bit
 constexpr int kThreads = 384;      // four warps that serve and eight that multiply
 constexpr int kZeroRows = 8;       // what one store of zeros writes: that many lines of A by a slab
-constexpr int kTogether = 16;      // rows of tiles side by side, and
-constexpr int kPanel = 32;         // slabs of them: what runs at a time is nearly a square, to share A and B
-constexpr int kWidestPanel = 64;   // where there are fewer rows
+constexpr int kTogether = 22;      // rows of tiles side by side, at most, and
+constexpr int kPanel = 24;         // slabs of them then; where there are fewer rows, more, up to
+constexpr int kWidestPanel = 64;
 constexpr int kMostTiles = kMostRows * (kWidestPanel / 4);
 
 // A mask's lists, one per line of blocks: how many are kept, and which, the dropped ones behind them.
@@ -41,7 +41,8 @@ struct Arguments {
   int first_row;  // of tiles; a launch serves `rows` from there
   int rows;
   int lines;  // of blocks of the masks, those of other launches too
-  int panel;  // slabs
+  int together;  // rows of tiles side by side, and
+  int panel;     // slabs of them: what runs at a time is nearly a square, to share A and B
   int panels;
   int sections;  // of the schedule: the panels and, where there can be any, the half tiles
   int rows_per_block;  // of tiles, in a block of the masks

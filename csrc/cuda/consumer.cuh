@@ -54,11 +54,12 @@ __device__ __forceinline__ Brief finish_tile(Shared& shared, const Arguments& ar
   wgmma_wait<0>();
   if (threadIdx.x % 32 == 0) arrive(shared.empty[stage.slot()]);
   stage.advance();
+  const Tile& told = shared.tiles[now.slot_before()];
   if (!tile.whole()) {
-    give_part(shared, args, c, shared.tiles[now.slot_before()].stretch);
+    give_part(shared, args, c, told.stretch);
   } else {
-    if (tile.peers() > 0) take_parts(args, c, shared.tiles[now.slot_before()].stretch, tile.peers());
-    outgoing.take(shared.tiles[now.slot_before()], c, args.bias != nullptr);
+    if (tile.peers() > 0) take_parts(args, c, told.stretch, tile.peers());
+    outgoing.take(told, c, args.bias != nullptr);
   }
   return next;
 }

@@ -12,6 +12,7 @@ constexpr int kShortest = 4;           // steps: a part below that is not worth 
 constexpr int kPartCost = 18;          // what giving and taking a part costs, in steps
 constexpr int kTileSteps = 1;          // what a tile costs besides its own steps
 constexpr int kLongSum = 10;           // steps
+constexpr int kCached = 24 << 20;      // elements of B that the cache holds all
 constexpr int kWhole = 5, kHalf = 4;   // cost of a step of a tile with both halves and with one, which waits for its data
 constexpr int kLeastShare = 2 * kShortest * kWhole;  // so that each stretch has steps of its own
 
@@ -56,13 +57,13 @@ struct Place {
 __device__ __forceinline__ Place place_of(const Arguments& args, int row) {
   const int halves = args.rows * args.panels;
   if (row >= halves) return {args.panels, row - halves};
-  const int first = divide_small(row, kTogether * args.panels) * kTogether, rest = row - first * args.panels;
-  const int together = max(min(kTogether, args.rows - first), 1), panel = divide_small(rest, together);
+  const int first = divide_small(row, args.together * args.panels) * args.together, rest = row - first * args.panels;
+  const int together = max(min(args.together, args.rows - first), 1), panel = divide_small(rest, together);
   return {panel, first + rest - panel * together};
 }
 // The other way, for the first panel.
 __device__ __forceinline__ int row_of(const Arguments& args, int rank) {
-  const int first = rank / kTogether * kTogether;
+  const int first = divide_small(rank, args.together) * args.together;
   return first * args.panels + rank - first;
 }
 

@@ -1,7 +1,8 @@
 // A thread block's way through the schedule. Its first tile is that of its own index; then it takes the next one whenever it is
 // about to end one. So the longest go to those with the least work, and all reach about the same terms of the sum at the same
 // time, which they then share in the cache. Where whole tiles would not come out even, the last one to two rounds are divided
-// by cost: each thread block takes a stretch of them, and a tile across a border is summed in parts.
+// by cost: each thread block takes a stretch of them, and a tile across a border is summed in parts. Where there are only few
+// tiles, with long sums of nearly the same length, each counts the same, so that stretches begin at the same terms in all rows.
 #pragma once
 
 #include "shared.cuh"
@@ -32,10 +33,13 @@ class Walker {
       : shared_(shared), schedule_(shared.schedule), args_(args), rows_(args.rows * args.sections),
         tiles_(schedule_.rows[rows_].tiles) {
     const int blocks = gridDim.x, rounds = divide_small(tiles_, blocks), cost = schedule_.rows[rows_].cost;
-    const int longest = tile_cost(2, schedule_.rows[0].steps), last = tile_cost(2, schedule_.rows[rows_ - 1].steps);
-    // What whole tiles would leave idle at the end.
-    const int left = tiles_ - rounds * blocks, idle = max(longest * blocks - cost, left ? (blocks - left) * last : 0);
-    divided_ = idle > kPartCost * kWhole * blocks;
+    const int last = tile_cost(2, schedule_.rows[rows_ - 1].steps), left = tiles_ - rounds * blocks;
+    longest_ = tile_cost(2, schedule_.rows[0].steps);
+    const bool large = static_cast<long long>(args.size_b) * args.terms > kCached;
+    in_step_ = large && 4 * tiles_ <= 3 * blocks && 10ll * longest_ * tiles_ <= 11ll * cost;
+    // What whole tiles would leave idle at the end, against what parts cost, and what it costs to be out of step.
+    const int idle = max(longest_ * blocks - cost, left ? (blocks - left) * last : 0);
+    divided_ = idle > (kPartCost * kWhole + (large && rounds > 0 ? longest_ / 8 : 0)) * blocks;
     dealt_ = divided_ ? max(rounds - 1, 0) * blocks : tiles_;
     numbers_ = max(dealt_ - blocks, 0);
     asks_ = numbers_ > 0 || (divided_ && dealt_ > 0);
@@ -117,9 +121,9 @@ class Walker {
 
   __device__ __forceinline__ void learn_stretch(int stretch) {
     stretch_ = stretch;
-    const int row_before = row_at(&Row::tiles, min(dealt_, tiles_ - 1)), cost = schedule_.rows[rows_].cost;
-    const Row& first = schedule_.rows[row_before];
+    const Row& first = schedule_.rows[row_at(&Row::tiles, min(dealt_, tiles_ - 1))];
     const int begin = dealt_ > 0 ? first.cost + (dealt_ - first.tiles) * tile_cost(2, first.steps) : 0;
+    const int cost = in_step_ ? tiles_ * longest_ : schedule_.rows[rows_].cost;
     const int share = max(divide_up(cost - begin, static_cast<int>(gridDim.x)), kLeastShare);
     at_ = spot_at(begin + stretch * share), end_ = spot_at(begin + (stretch + 1) * share);
     if (at_.step == 0 || !at_.before(end_)) return;
@@ -131,7 +135,8 @@ class Walker {
     tail_end_ = kLongest;
     const int at = row_at(&Row::tiles, tail_.tile), tile = tail_.tile - schedule_.rows[at].tiles;
     const Row& row = schedule_.rows[at];
-    const int inside = row.cost + tile * tile_cost(2, row.steps) + kShortest * step_cost(halves_of(row, tile));
+    const int inside = in_step_ ? tail_.tile * longest_ + divide_up(kShortest * longest_, steps_of(row))
+                                : row.cost + tile * tile_cost(2, row.steps) + kShortest * step_cost(halves_of(row, tile));
 #pragma unroll 1
     do ++peers_;
     while (begin + (stretch - peers_) * share >= inside);
@@ -149,10 +154,12 @@ class Walker {
 
   // What lies close to a tile's edge moves onto it.
   __device__ __forceinline__ Spot spot_at(int cost) const {
-    if (cost >= schedule_.rows[rows_].cost) return {tiles_, 0};
-    const Row& row = schedule_.rows[row_at(&Row::cost, cost)];
-    const int steps = steps_of(row), whole = tile_cost(2, row.steps), tile = (cost - row.cost) / whole;
-    const int step = (cost - row.cost - tile * whole) / step_cost(halves_of(row, tile));
+    if (cost >= (in_step_ ? tiles_ * longest_ : schedule_.rows[rows_].cost)) return {tiles_, 0};
+    const Row& row = schedule_.rows[in_step_ ? row_at(&Row::tiles, cost / longest_) : row_at(&Row::cost, cost)];
+    const int steps = steps_of(row), whole = in_step_ ? longest_ : tile_cost(2, row.steps);
+    const int before = in_step_ ? row.tiles * longest_ : row.cost, tile = (cost - before) / whole;
+    const int rest = cost - before - tile * whole;
+    const int step = in_step_ ? rest * steps / longest_ : rest / step_cost(halves_of(row, tile));
     if (step < kShortest) return {row.tiles + tile, 0};
     return steps - step < kShortest ? Spot{row.tiles + tile + 1, 0} : Spot{row.tiles + tile, step};
   }
@@ -160,7 +167,8 @@ class Walker {
   Shared& shared_;
   const Schedule& schedule_;
   const Arguments& args_;
-  int rows_, tiles_;
+  int rows_, tiles_, longest_;
+  bool in_step_;      // whether all tiles count the same
   bool divided_;      // whether there are stretches
   int dealt_;         // tiles before them
   int numbers_;       // of tiles that are asked for; those above are stretches

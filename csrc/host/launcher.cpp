@@ -130,7 +130,7 @@ void bind_launcher(py::module_& m) {
   py::class_<Launch>(m, "Launch")
       .def(py::init([](int device, std::uintptr_t kernel, unsigned blocks, unsigned shared_bytes, int type, const py::tuple& boxes,
                        const py::tuple& walk, const py::tuple& out, const py::tuple& sizes, int first_row, int rows,
-                       int lines, int panel, int panels, int sections, int rows_per_block) {
+                       int lines, int together, int panel, int panels, int sections, int rows_per_block) {
              Arguments arguments{};
              arguments.walk = lists(walk);
              arguments.out = lists(out);
@@ -140,6 +140,7 @@ void bind_launcher(py::module_& m) {
              arguments.first_row = first_row;
              arguments.rows = rows;
              arguments.lines = lines;
+             arguments.together = together;
              arguments.panel = panel;
              arguments.panels = panels;
              arguments.sections = sections;
@@ -149,7 +150,7 @@ void bind_launcher(py::module_& m) {
              return hopper_launch(device, kernel, blocks, shared_bytes, type, matrices, arguments);
            }),
            py::arg("device"), py::arg("kernel"), py::arg("blocks"), py::arg("shared_bytes"), py::arg("type"), py::arg("boxes"),
-           py::arg("walk"), py::arg("out"), py::arg("sizes"), py::arg("first_row"), py::arg("rows"), py::arg("lines"), py::arg("panel"), py::arg("panels"), py::arg("sections"),
+           py::arg("walk"), py::arg("out"), py::arg("sizes"), py::arg("first_row"), py::arg("rows"), py::arg("lines"), py::arg("together"), py::arg("panel"), py::arg("panels"), py::arg("sections"),
            py::arg("rows_per_block"))
       .def_static("of_triton", triton_launch, py::arg("device"), py::arg("kernel"), py::arg("grid"), py::arg("threads"),
                   py::arg("shared_bytes"), py::arg("parameters"))

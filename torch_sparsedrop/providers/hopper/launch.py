@@ -57,11 +57,12 @@ def _whole(size: int, block: int | None) -> int:
 
 
 class Rows(NamedTuple):
-    """How C divides: ``lines`` of mask blocks, rows of tiles ``in_a_block``, each row in ``panels`` of ``panel`` slabs, and
-    ``sections``: those and, where rows can end with half a tile, another one."""
+    """How C divides: ``lines`` of mask blocks, rows of tiles ``in_a_block``, each row in ``panels`` of ``panel`` slabs that
+    run ``together`` with those of other rows. ``sections``: the panels and, where rows can end with half a tile, one."""
 
     lines: int
     in_a_block: int
+    together: int
     panel: int
     panels: int
     sections: int
@@ -73,10 +74,13 @@ class Rows(NamedTuple):
         block = block_a or host.tile[0]
         slabs = ceil_div(_whole(spec.b.lines, None if spec.out is None else block_b), host.slab)
         lines, in_a_block = ceil_div(spec.a.lines, block), block // host.tile[0]
-        panel = min(host.panel * max(host.together // (lines * in_a_block), 1), host.widest_panel)
-        panels, tile = ceil_div(slabs, panel), host.tile[1] // host.slab
+        # Groups of nearly as many rows, and as much at a time whatever their number.
+        rows, tile = lines * in_a_block, host.tile[1] // host.slab
+        together = ceil_div(rows, ceil_div(rows, host.together))
+        panel = min(host.together * host.panel // (together * tile) * tile, host.widest_panel)
+        panels = ceil_div(slabs, panel)
         even = slabs % tile in (0, tile - 1) if spec.out is None else (block_b or 0) % host.tile[1] == 0
-        return Rows(lines, in_a_block, panel, panels, panels + (not even))
+        return Rows(lines, in_a_block, together, panel, panels, panels + (not even))
 
 
 class Launch(ready.Ready):
@@ -105,7 +109,8 @@ class Launch(ready.Ready):
                 device=spec.device.index, kernel=handle, blocks=blocks,
                 shared_bytes=kernel.SHARED_BYTES, type=kernel.TYPES[spec.dtype][1], boxes=boxes, walk=walk, out=out,
                 sizes=(spec.a.lines, spec.b.lines, spec.a.t), first_row=first, rows=min(each, count - first),
-                lines=rows.lines, panel=rows.panel, panels=rows.panels, sections=rows.sections, rows_per_block=rows.in_a_block,
+                lines=rows.lines, together=rows.together, panel=rows.panel, panels=rows.panels,
+                sections=rows.sections, rows_per_block=rows.in_a_block,
             )
             for first in range(0, count, each)
         ]  # fmt: skip
