@@ -56,12 +56,12 @@ __device__ void scout(Shared& shared, const Arguments& args) {
   Ring<kBatchesAhead> next;
   Walker walker(shared, args);
   Work work;
-  const auto hand_out = [&](int line, const int (&column)[4], int within, int count, int soon, int term) {
+  const auto hand_out = [&](int line, const int (&column)[4], int halves, int within, int count, int soon, int term) {
     wait(shared.batch_empty[next.slot()], next.parity() ^ 1);
     Batch& batch = shared.batches[next.slot()];
     batch.term[threadIdx.x % 32] = term;
     if (speaks) {
-      batch.line = line, batch.halves = work.halves, batch.within = within, batch.count = count, batch.soon = soon;
+      batch.line = line, batch.halves = halves, batch.within = within, batch.count = count, batch.soon = soon;
 #pragma unroll
       for (int i = 0; i < 4; ++i) batch.column[i] = column[i];
     }
@@ -98,16 +98,16 @@ __device__ void scout(Shared& shared, const Arguments& args) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) column[i] = __shfl_sync(~0u, mine, i);
     int count = min(left, 32 * each - within / kStep);
-    hand_out(line, column, within, count, max(left - kNotice, 0), term);
+    hand_out(line, column, work.halves, within, count, max(left - kNotice, 0), term);
     announce(line, column, Brief::of(work.count, slabs, work.peers, work.whole));
 #pragma unroll 1
     while ((left -= count) > 0) {
       at += 32, count = min(left, 32 * each);
-      hand_out(line, column, 0, count, left - kNotice, term_of(args, row, at + lane, blocks));
+      hand_out(line, column, work.halves, 0, count, left - kNotice, term_of(args, row, at + lane, blocks));
     }
   }
   const int nowhere[4] = {};
-  hand_out(0, nowhere, 0, 0, 0, 0);
+  hand_out(0, nowhere, 0, 0, 0, 0, 0);
   announce(0, nowhere, Brief::of(0, 0, 0, false));
 }
 

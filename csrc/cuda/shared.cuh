@@ -44,6 +44,32 @@ struct Tile {
   alignas(16) float bias[kTileB];  // scaled
 };
 
+// A step of a tile, both counted in the order of the schedule.
+struct Spot {
+  int tile, step;
+  __device__ __forceinline__ bool before(const Spot& other) const {
+    return tile < other.tile || (tile == other.tile && step < other.step);
+  }
+};
+
+// How the tiles are shared out.
+struct Plan {
+  int dealt;      // whole ones, before the stretches
+  int asked_for;  // of them, behind the first ones; numbers above are of stretches
+  int longest;    // cost of one
+  bool divided;   // whether there are stretches
+  bool asks;      // whether there are numbers
+  bool patient;   // whether those are asked for late
+  bool in_step;   // whether all tiles count the same
+};
+
+// What of a stretch is left.
+struct Stretch {
+  Spot at, end;
+  Spot tail;            // what comes last, up to
+  int tail_end, peers;  // and who else has sums of it
+};
+
 // Steps to load: of one tile, up to 32 blocks of the sum. No steps: there are no more.
 struct Batch {
   int line, column[4];  // as above
@@ -59,6 +85,8 @@ struct Shared {
   char staging[2][kSlabBytes];  // of each four multiplying warps
   char zeros[kZeroRows * 128];
   Schedule schedule;
+  Plan plan;
+  Stretch stretch;
   Tile tiles[kTilesAhead];
   Batch batches[kBatchesAhead];
   Barrier full[kStages], empty[kStages];

@@ -9,14 +9,6 @@
 
 namespace sparsedrop {
 
-// A step of a tile, both counted in the order of the schedule.
-struct Spot {
-  int tile, step;
-  __device__ __forceinline__ bool before(const Spot& other) const {
-    return tile < other.tile || (tile == other.tile && step < other.step);
-  }
-};
-
 // What one thread block does next.
 struct Work {
   int row, tile;     // in the schedule, in the row
@@ -30,47 +22,50 @@ struct Work {
 class Walker {
  public:
   __device__ __forceinline__ Walker(Shared& shared, const Arguments& args)
-      : shared_(shared), schedule_(shared.schedule), args_(args), rows_(args.rows * args.sections),
-        tiles_(schedule_.rows[rows_].tiles) {
-    const int blocks = gridDim.x, rounds = divide_small(tiles_, blocks), cost = schedule_.rows[rows_].cost;
-    const int last = tile_cost(2, schedule_.rows[rows_ - 1].steps), left = tiles_ - rounds * blocks;
-    longest_ = tile_cost(2, schedule_.rows[0].steps);
+      : shared_(shared), plan_(shared.plan), schedule_(shared.schedule), args_(args) {
+    const int blocks = gridDim.x, tiles = all().tiles, rounds = divide_small(tiles, blocks), cost = all().cost;
+    const int longest = tile_cost(2, schedule_.rows[0].steps), last = tile_cost(2, schedule_.rows[rows() - 1].steps);
+    const int left = tiles - rounds * blocks;
     const bool large = static_cast<long long>(args.size_b) * args.terms > kCached;
-    in_step_ = large && 4 * tiles_ <= 3 * blocks && 10ll * longest_ * tiles_ <= 11ll * cost;
     // What whole tiles would leave idle at the end, against what parts cost, and what it costs to be out of step.
-    const int idle = max(longest_ * blocks - cost, left ? (blocks - left) * last : 0);
-    divided_ = idle > (kPartCost * kWhole + (large && rounds > 0 ? longest_ / 8 : 0)) * blocks;
-    dealt_ = divided_ ? max(rounds - 1, 0) * blocks : tiles_;
-    numbers_ = max(dealt_ - blocks, 0);
-    asks_ = numbers_ > 0 || (divided_ && dealt_ > 0);
-    patient_ = cost >= tiles_ * kWhole * kLongSum;
-    if (asks_ && blockIdx.x == 0 && threadIdx.x % 32 == 0) {
+    const int idle = max(longest * blocks - cost, left ? (blocks - left) * last : 0);
+    const bool divided = tiles > 0 && idle > (kPartCost * kWhole + (large && rounds > 0 ? longest / 8 : 0)) * blocks;
+    const int dealt = divided ? max(rounds - 1, 0) * blocks : tiles, asked_for = max(dealt - blocks, 0);
+    const bool asks = asked_for > 0 || (divided && dealt > 0);
+    plan_ = {dealt, asked_for, longest, divided, asks, cost >= tiles * kWhole * kLongSum,
+             large && 4 * tiles <= 3 * blocks && 10ll * longest * tiles <= 11ll * cost};
+    if (asks && blockIdx.x == 0 && threadIdx.x % 32 == 0) {
       args.flags[blocks + 1] = 0;
       set_flag(args.flags + blocks, args.ticket);
     }
+    __syncwarp();
   }
 
   __device__ __forceinline__ bool next(Work& work) {
     Spot from = {0, 0};
     int last = kLongest;
     if (stretch_ < 0 && !choose(from.tile)) return false;
+    int peers = 0;
     if (stretch_ >= 0) {
-      if (at_.before(end_)) {
-        from = at_;
-        if (from.tile == end_.tile) last = end_.step;
-        at_ = {from.tile + 1, 0};
-      } else if (tail_end_ > tail_.step) {
-        from = tail_, last = tail_end_;
-        tail_end_ = 0;
+      const Stretch now = shared_.stretch;
+      __syncwarp();
+      if (now.at.before(now.end)) {
+        from = now.at;
+        if (from.tile == now.end.tile) last = now.end.step;
+        shared_.stretch.at = {from.tile + 1, 0};
+      } else if (now.tail_end > now.tail.step) {
+        from = now.tail, last = now.tail_end, peers = now.peers;
+        shared_.stretch.tail_end = 0;
       } else {
         return false;
       }
+      __syncwarp();
     }
     const int at = row_at(&Row::tiles, from.tile), tile = from.tile - schedule_.rows[at].tiles;
     const int steps = steps_of(schedule_.rows[at]);
     last = min(last, steps);
     const int halves = halves_of(schedule_.rows[at], tile);
-    work = {at, tile, halves, from.step, last - from.step, from.step > 0 ? peers_ : 0, last == steps};
+    work = {at, tile, halves, from.step, last - from.step, peers, last == steps};
     return true;
   }
 
@@ -78,29 +73,31 @@ class Walker {
   __device__ __forceinline__ int stretch() const { return stretch_; }
 
  private:
+  __device__ __forceinline__ int rows() const { return args_.rows * args_.sections; }
+  __device__ __forceinline__ const Row& all() const { return schedule_.rows[rows()]; }
+
   // A whole tile, or a stretch; false where there is neither.
   __device__ __forceinline__ bool choose(int& tile) {
     const int blocks = gridDim.x;
     // The first tiles come before all that are asked for.
-    int number = dealt_ > 0 || !divided_ ? static_cast<int>(blockIdx.x) - blocks : static_cast<int>(blockIdx.x);
-    if (begun_) {
-      if (!asks_) return false;
+    int number = plan_.dealt > 0 || !plan_.divided ? static_cast<int>(blockIdx.x) - blocks : static_cast<int>(blockIdx.x);
+    if (taken_ > 0) {
+      if (!plan_.asks) return false;
       number = ask();
     }
-    if (number < numbers_) {
+    if (number < plan_.asked_for) {
       tile = number + blocks;
       // Where sums are short, ahead, since the cache holds them whole, but for the first tile, which is not to wait for this,
       // and the last ones, which make all end at the same time.
-      ahead_ = begun_ && asks_ && !patient_ && number + 2 * blocks < numbers_;
+      ahead_ = taken_ > 0 && !plan_.patient && number + 2 * blocks < plan_.asked_for;
       if (ahead_) take_number();
-      begun_ = true;
       ++taken_;
-      return tile < tiles_;
+      return tile < all().tiles;
     }
     // Who comes last clears away, for a launch that is repeated with the same ticket.
-    if (asks_ && number == numbers_ + blocks - 1 && threadIdx.x % 32 == 0) args_.flags[blocks] = 0;
-    if (divided_) learn_stretch(number - numbers_);
-    return divided_;
+    if (plan_.asks && number == plan_.asked_for + blocks - 1 && threadIdx.x % 32 == 0) args_.flags[blocks] = 0;
+    if (plan_.divided) learn_stretch(number - plan_.asked_for);
+    return plan_.divided;
   }
 
   // As late as can be: when the producer is about to end the last tile.
@@ -121,63 +118,58 @@ class Walker {
 
   __device__ __forceinline__ void learn_stretch(int stretch) {
     stretch_ = stretch;
-    const Row& first = schedule_.rows[row_at(&Row::tiles, min(dealt_, tiles_ - 1))];
-    const int begin = dealt_ > 0 ? first.cost + (dealt_ - first.tiles) * tile_cost(2, first.steps) : 0;
-    const int cost = in_step_ ? tiles_ * longest_ : schedule_.rows[rows_].cost;
+    const Row& first = schedule_.rows[row_at(&Row::tiles, min(plan_.dealt, all().tiles - 1))];
+    const int begin = plan_.dealt > 0 ? first.cost + (plan_.dealt - first.tiles) * tile_cost(2, first.steps) : 0;
+    const int cost = plan_.in_step ? all().tiles * plan_.longest : all().cost;
     const int share = max(divide_up(cost - begin, static_cast<int>(gridDim.x)), kLeastShare);
-    at_ = spot_at(begin + stretch * share), end_ = spot_at(begin + (stretch + 1) * share);
-    if (at_.step == 0 || !at_.before(end_)) return;
-    // Its first tile began elsewhere: that one comes last, when those who began it are done with it.
-    tail_ = at_;
-    at_ = {tail_.tile + 1, 0};
-    tail_end_ = end_.step;
-    if (tail_.tile == end_.tile) return;
-    tail_end_ = kLongest;
-    const int at = row_at(&Row::tiles, tail_.tile), tile = tail_.tile - schedule_.rows[at].tiles;
-    const Row& row = schedule_.rows[at];
-    const int inside = in_step_ ? tail_.tile * longest_ + divide_up(kShortest * longest_, steps_of(row))
-                                : row.cost + tile * tile_cost(2, row.steps) + kShortest * step_cost(halves_of(row, tile));
+    const Spot at = spot_at(begin + stretch * share), end = spot_at(begin + (stretch + 1) * share);
+    Stretch own = {at, end, at, 0, 0};
+    if (at.step > 0 && at.before(end)) {
+      // Its first tile began elsewhere: that one comes last, when those who began it are done with it.
+      own.at = {at.tile + 1, 0};
+      own.tail_end = at.tile == end.tile ? end.step : kLongest;
+      const int before = row_at(&Row::tiles, at.tile);
+      const Row& row = schedule_.rows[before];
+      const int tile = at.tile - row.tiles;
+      const int inside = plan_.in_step ? at.tile * plan_.longest + divide_up(kShortest * plan_.longest, steps_of(row))
+                                       : row.cost + tile * tile_cost(2, row.steps) + kShortest * step_cost(halves_of(row, tile));
+      if (at.tile < end.tile) {
 #pragma unroll 1
-    do ++peers_;
-    while (begin + (stretch - peers_) * share >= inside);
+        do ++own.peers;
+        while (begin + (stretch - own.peers) * share >= inside);
+      }
+    }
+    shared_.stretch = own;
+    __syncwarp();
   }
 
   // The last row that begins at or before `at`.
   template <class Count>
   __device__ __forceinline__ int row_at(Count Row::*begin, int at) const {
-    const int lane = threadIdx.x % 32;
-    const Row* const rows = schedule_.rows;
-    const unsigned coarse = __ballot_sync(~0u, lane * 32 < rows_ && rows[min(lane * 32, rows_)].*begin <= at);
-    const int base = (__popc(coarse) - 1) * 32, mine = base + lane;
-    return base + __popc(__ballot_sync(~0u, mine < rows_ && rows[min(mine, rows_)].*begin <= at)) - 1;
+    const int lane = threadIdx.x % 32, count = rows();
+    const auto begins = [&](int row) { return row < count && schedule_.rows[min(row, count)].*begin <= at; };
+    const int base = (__popc(__ballot_sync(~0u, begins(lane * 32))) - 1) * 32;
+    return base + __popc(__ballot_sync(~0u, begins(base + lane))) - 1;
   }
 
   // What lies close to a tile's edge moves onto it.
   __device__ __forceinline__ Spot spot_at(int cost) const {
-    if (cost >= (in_step_ ? tiles_ * longest_ : schedule_.rows[rows_].cost)) return {tiles_, 0};
-    const Row& row = schedule_.rows[in_step_ ? row_at(&Row::tiles, cost / longest_) : row_at(&Row::cost, cost)];
-    const int steps = steps_of(row), whole = in_step_ ? longest_ : tile_cost(2, row.steps);
-    const int before = in_step_ ? row.tiles * longest_ : row.cost, tile = (cost - before) / whole;
+    if (cost >= (plan_.in_step ? all().tiles * plan_.longest : all().cost)) return {all().tiles, 0};
+    const Row& row = schedule_.rows[plan_.in_step ? row_at(&Row::tiles, cost / plan_.longest) : row_at(&Row::cost, cost)];
+    const int steps = steps_of(row), whole = plan_.in_step ? plan_.longest : tile_cost(2, row.steps);
+    const int before = plan_.in_step ? row.tiles * plan_.longest : row.cost, tile = (cost - before) / whole;
     const int rest = cost - before - tile * whole;
-    const int step = in_step_ ? rest * steps / longest_ : rest / step_cost(halves_of(row, tile));
+    const int step = plan_.in_step ? rest * steps / plan_.longest : rest / step_cost(halves_of(row, tile));
     if (step < kShortest) return {row.tiles + tile, 0};
     return steps - step < kShortest ? Spot{row.tiles + tile + 1, 0} : Spot{row.tiles + tile, step};
   }
 
   Shared& shared_;
+  Plan& plan_;
   const Schedule& schedule_;
   const Arguments& args_;
-  int rows_, tiles_, longest_;
-  bool in_step_;      // whether all tiles count the same
-  bool divided_;      // whether there are stretches
-  int dealt_;         // tiles before them
-  int numbers_;       // of tiles that are asked for; those above are stretches
-  bool asks_, patient_, ahead_ = false, begun_ = false;
-  int taken_ = 0, number_ = 0;
-  int stretch_ = -1;
-  Spot at_ = {0, 0}, end_ = {0, 0};  // what the stretch begins and ends with
-  Spot tail_ = {0, 0};               // what of it comes last
-  int tail_end_ = 0, peers_ = 0;
+  int taken_ = 0, number_ = 0, stretch_ = -1;
+  bool ahead_ = false;  // whether the next number is known
 };
 
 }  // namespace sparsedrop

@@ -57,8 +57,9 @@ def _whole(size: int, block: int | None) -> int:
 
 
 class Rows(NamedTuple):
-    """How C divides: ``lines`` of mask blocks, rows of tiles ``in_a_block``, each row in ``panels`` of ``panel`` slabs that
-    run ``together`` with those of other rows. ``sections``: the panels and, where rows can end with half a tile, one."""
+    """How C divides: ``lines`` of mask blocks, rows of tiles ``in_a_block``, each row in ``panels`` of ``panel`` slabs
+    that run ``together`` with those of other rows. ``sections``: the panels and, where rows can end with half a tile,
+    one more."""
 
     lines: int
     in_a_block: int
