@@ -143,7 +143,8 @@ class Walker {
     __syncwarp();
   }
 
-  // The last row that begins at or before `at`.
+  // The last row that begins at or before `at`: first which 32, then which of them.
+  static_assert(kMostRows <= 32 * 32);
   template <class Count>
   __device__ __forceinline__ int row_at(Count Row::*begin, int at) const {
     const int lane = threadIdx.x % 32, count = rows();
