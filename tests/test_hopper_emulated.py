@@ -23,11 +23,12 @@ class Emulator:
         subprocess.run(["g++", "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", *driver], check=True)
 
     def run(
-        self, *seeds: int, blocks: int = 5, sizes: tuple[int, int] = (700, 0), order: int = 0,
+        self, *seeds: int, blocks: int = 5, sizes: tuple[int, int] = (700, 0), order: int = 0, replays: int = 0,
         change: tuple[str, str, str] | None = None,
     ) -> subprocess.CompletedProcess[str]:  # fmt: skip
         """Compares random problems with the reference. ``sizes``: up to the first, and one of them about the second;
-        ``order`` draws what happens when; ``change``: in a source file, a text in the place of another."""
+        ``order`` draws what happens when; ``replays``: of each launch; ``change``: in a source file, a text in the
+        place of another."""
         sources = self.folder / f"{abs(hash(change))}"
         if not sources.exists():
             shutil.copytree(HERE / "emulator", sources)
@@ -42,6 +43,7 @@ class Emulator:
             "LD_LIBRARY_PATH": str(self.folder),
             "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]),
             "EMULATOR_SEED": str(order),
+            "EMULATOR_REPLAYS": str(replays),
         }
         numbers = map(str, (blocks, *sizes, *seeds))
         command = [sys.executable, str(sources / "run.py"), str(sources), *numbers]
@@ -55,13 +57,23 @@ def emulator(tmp_path_factory: pytest.TempPathFactory) -> Emulator:
 
 DIVIDED = 264, 4000
 """Sizes of sums so long that several thread blocks share a tile."""
+WHOLE_FIRST = 700, 4000
+"""With some tiles that are whole before those."""
 
 
 @pytest.mark.parametrize(
-    ("first", "blocks", "sizes"), [(0, 5, (700, 0)), (10, 12, (700, 0)), (20, 1, (500, 0)), (30, 6, DIVIDED)]
+    ("seeds", "blocks", "sizes", "replays"),
+    [
+        (range(6), 5, (700, 0), 1),
+        (range(10, 16), 12, (700, 0), 0),
+        (range(20, 26), 1, (500, 0), 0),
+        (range(30, 36), 6, DIVIDED, 0),
+        ((50, 53), 4, WHOLE_FIRST, 1),
+    ],
+    ids=str,
 )
-def test_random_problems(emulator, first, blocks, sizes):
-    done = emulator.run(*range(first, first + 6), blocks=blocks, sizes=sizes, order=first)
+def test_random_problems(emulator, seeds, blocks, sizes, replays):
+    done = emulator.run(*seeds, blocks=blocks, sizes=sizes, order=seeds[0], replays=replays)
     assert done.returncode == 0, done.stderr
 
 
@@ -73,7 +85,7 @@ def test_random_problems(emulator, first, blocks, sizes):
         (("consumer.cuh", "wait(shared.full[stage.slot()], stage.parity());", ""), (700, 0), 5),
         # Gives back what is being read: by a multiplication, by a store.
         (("consumer.cuh", "wgmma_wait<1>();", ""), (500, 0), 5),
-        (("epilogue.cuh", "      wait_stores_read();\n      meet(2 + group(), 128);\n", ""), (500, 0), 1),
+        (("epilogue.cuh", "      wait_stores_read();\n      meet(2 + group(), 128);\n", ""), (700, 0), 1),
         # Describes a tile before the last one has left.
         (("scout.cuh", "wait(shared.tile_empty[slot.slot()], slot.parity() ^ 1);", ""), (500, 0), 1),
         # Never gives it back.
@@ -81,6 +93,8 @@ def test_random_problems(emulator, first, blocks, sizes):
         # Parts that nobody hears of, or that nobody takes.
         (("parts.cuh", "set_flag(args.flags + shared.gives, args.ticket);", ""), DIVIDED, 5),
         (("consumer.cuh", "if (tile.peers() > 0) take_parts(args, c, told.stretch, tile.peers());", ""), DIVIDED, 5),
+        # Counts on from what lay there.
+        (("walker.cuh", "args.flags[blocks + 1] = 0;", ""), (700, 0), 3),
         # Loads what the scout has not told yet, and tells it where it is being read.
         (("producer.cuh", "wait(shared.batch_full[now.slot()], now.parity());", ""), (500, 0), 5),
         (("scout.cuh", "wait(shared.batch_empty[next.slot()], next.parity() ^ 1);", ""), DIVIDED, 1),
@@ -89,6 +103,6 @@ def test_random_problems(emulator, first, blocks, sizes):
 )
 def test_emulator_notices(emulator, change, sizes, blocks):
     """A kernel that does not wait, or waits for ever, fails in some order of events."""
-    done = emulator.run(*range(3), blocks=blocks, sizes=sizes, change=change)
+    done = emulator.run(*range(3), blocks=blocks, sizes=sizes, change=change, replays=int(change[0] == "walker.cuh"))
     assert done.returncode != 0
     assert "AssertionError" in done.stderr or "hangs" in done.stderr, done.stderr

@@ -40,13 +40,24 @@ inline bool elect_one() {
   return machine::lane() == 0;
 }
 
-// Thread blocks run one after another, those that give before those that take.
+// What other thread blocks see: they may run first.
+inline void let_others() {
+  machine::block->yields = machine::block->draw(2) == 0;
+  machine::wait_until([] { return true; });
+}
 inline void wait_flag(const u64* flag, u64 value) {
+  let_others();
   machine::wait_until([flag, value] { return *flag == value; });
 }
-inline void set_flag(u64* flag, u64 value) { *flag = value; }
+inline void set_flag(u64* flag, u64 value) {
+  let_others();
+  *flag = value;
+}
 
-inline u64 count_up(u64* count) { return (*count)++; }
+inline u64 count_up(u64* count) {
+  let_others();
+  return (*count)++;
+}
 
 inline void meet(int barrier, int threads) { machine::meet(barrier, threads); }
 

@@ -1,16 +1,57 @@
 // The kernel's own sources with the emulated instructions, started as the driver starts kernels.
+#include <memory>
+
 #include "masked_matmul.cu"
 
-// A result other than 0 where a thread block hangs.
-extern "C" int launch(const void* maps, const void* arguments, unsigned blocks, unsigned threads, unsigned seed) {
-  machine::grid_size = {blocks};
-  for (unsigned i = 0; i < blocks; ++i) {
-    machine::block_index = {i};
-    std::memset(memory, 0xFF, sizeof memory);  // no numbers
-    const bool ended = machine::run_block(threads, seed + i, [&] {
-      masked_matmul(*static_cast<const sparsedrop::Maps*>(maps), *static_cast<const sparsedrop::Arguments*>(arguments));
-    });
-    if (!ended) return 719;  // CUDA_ERROR_LAUNCH_FAILED
+namespace {
+
+// False where thread blocks wait for each other. They begin in order, and end as chance has it.
+bool run_grid(const sparsedrop::Maps& maps, const sparsedrop::Arguments& arguments, unsigned count, unsigned threads, unsigned seed) {
+  machine::grid_size = {count};
+  std::vector<std::unique_ptr<machine::Block>> running;
+  machine::Block chance;
+  chance.random = seed * 2654435761u + 1;
+  unsigned begun = 0;
+  while (begun < count || !running.empty()) {
+    if (begun < count && (running.empty() || chance.draw(2) == 0)) {
+      running.push_back(std::make_unique<machine::Block>());
+      running.back()->shared.assign(sizeof memory, static_cast<char>(0xFF));  // no numbers
+      machine::begin(*running.back(), {begun}, threads, seed + begun, [&] { masked_matmul(maps, arguments); });
+      ++begun;
+    }
+    // One by one from a random one on, until one moves.
+    const unsigned size = static_cast<unsigned>(running.size()), first = chance.draw(size);
+    bool moved = false;
+    for (unsigned i = 0; i < size && !moved; ++i) {
+      const unsigned at = (first + i) % size;
+      machine::Block& block = *running[at];
+      std::memcpy(memory, block.shared.data(), sizeof memory);
+      moved = machine::run(block);
+      std::memcpy(block.shared.data(), memory, sizeof memory);
+      if (block.left == 0) {
+        running.erase(running.begin() + at);
+        moved = true;
+      }
+    }
+    if (!moved && begun == count) {
+      std::fprintf(stderr, "%zu thread blocks wait for each other\n", running.size());
+      return false;
+    }
+  }
+  return true;
+}
+
+}  // namespace
+
+// Once, or again with the same memory to work in, as a captured graph's replays are. A result other than 0 where it hangs.
+extern "C" int launch(const void* maps, const void* arguments, unsigned count, unsigned threads, unsigned seed) {
+  const auto& all = *static_cast<const sparsedrop::Maps*>(maps);
+  const char* replays = std::getenv("EMULATOR_REPLAYS");
+  for (int i = 0; i <= (replays ? std::atoi(replays) : 0); ++i) {
+    for (unsigned row = 0; i > 0 && row < all.c.outer; ++row)
+      std::memset(reinterpret_cast<char*>(all.c.address + row * all.c.stride), 0xFF, 2 * all.c.inner);
+    if (!run_grid(all, *static_cast<const sparsedrop::Arguments*>(arguments), count, threads, seed + 1000 * i))
+      return 719;  // CUDA_ERROR_LAUNCH_FAILED
   }
   return 0;
 }

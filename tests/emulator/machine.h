@@ -1,5 +1,6 @@
-// A thread block of a GPU on one CPU thread: every CUDA thread is a fiber, and what the hardware does on its own (copies,
-// multiplications) happens at some random later moment, so that code which does not wait for it goes wrong here too.
+// The thread blocks of a GPU on one CPU thread: every CUDA thread is a fiber, and what the hardware does on its own (copies,
+// multiplications) happens at some random later moment, so that code which does not wait for it goes wrong here too. Thread
+// blocks take turns, at random.
 #pragma once
 
 #include <ucontext.h>
@@ -21,7 +22,7 @@ using u32 = std::uint32_t;
 using u64 = std::uint64_t;
 
 struct Index {
-  unsigned x, y = 0, z = 0;
+  unsigned x = 0, y = 0, z = 0;
 };
 
 struct Fiber {
@@ -64,6 +65,10 @@ struct Block {
   Fiber* current = nullptr;
   ucontext_t scheduler;
   u64 random = 1;
+  Index index;
+  unsigned left = 0;         // threads
+  bool yields = false;       // whether another thread block may run
+  std::vector<char> shared;  // its memory, meanwhile
 
   unsigned draw(unsigned below) {
     random ^= random << 13, random ^= random >> 7, random ^= random << 17;
@@ -136,14 +141,13 @@ inline bool happen() {
   return true;
 }
 
-// False where all threads wait for each other.
-inline bool run_block(unsigned threads, u64 seed, std::function<void()> kernel) {
-  Block own;
-  block = &own;
+inline void begin(Block& own, Index index, unsigned threads, u64 seed, std::function<void()> kernel) {
+  own.index = index;
   own.kernel = std::move(kernel);
   own.random = seed * 2654435761u + 1;
   own.fibers = std::vector<Fiber>(threads);
   own.warps = std::vector<Warp>(threads / 32);
+  own.left = threads;
   for (unsigned i = 0; i < threads; ++i) {
     Fiber& fiber = own.fibers[i];
     fiber.thread = {i};
@@ -152,8 +156,15 @@ inline bool run_block(unsigned threads, u64 seed, std::function<void()> kernel) 
     fiber.context.uc_stack.ss_size = fiber.stack.size();
     makecontext(&fiber.context, enter, 0);
   }
-  unsigned left = threads;
-  while (left > 0) {
+}
+
+// Until the thread block ends, lets another one run, or all its threads wait; false where nothing moved.
+inline bool run(Block& own) {
+  block = &own, block_index = own.index;
+  own.yields = false;
+  const unsigned threads = static_cast<unsigned>(own.fibers.size());
+  bool moved = false;
+  while (own.left > 0 && !own.yields) {
     if (own.draw(2) == 0) happen();
     const unsigned first = own.draw(threads);
     unsigned tried = 0;
@@ -163,16 +174,14 @@ inline bool run_block(unsigned threads, u64 seed, std::function<void()> kernel) 
       fiber.ready = nullptr;
       own.current = &fiber;
       swapcontext(&own.scheduler, &fiber.context);
-      left -= fiber.done;
+      own.left -= fiber.done;
       break;
     }
-    if (tried == threads && !happen()) {
-      std::fprintf(stderr, "block %u: %u threads wait for each other\n", block_index.x, left);
-      return false;
-    }
+    if (tried == threads && !happen()) return moved;
+    moved = true;
   }
-  while (happen()) continue;
-  return true;
+  while (own.left == 0 && happen()) continue;
+  return moved;
 }
 
 }  // namespace machine
@@ -211,7 +220,10 @@ inline float4 __ldcg(const float4* at) { return *at; }
 inline void __stcg(float4* at, float4 value) { *at = value; }
 inline void __threadfence() {}
 inline void __trap() { std::abort(); }
-inline void __syncthreads() { machine::meet(0, static_cast<int>(machine::block->fibers.size())); }
+inline void __syncthreads() {
+  machine::block->yields |= machine::block->draw(16) == 0;
+  machine::meet(0, static_cast<int>(machine::block->fibers.size()));
+}
 inline void __syncwarp() { machine::exchange(0); }
 inline int __shfl_sync(unsigned, int value, int from) { return static_cast<int>(machine::exchange(static_cast<unsigned>(value))[from]); }
 inline int __shfl_up_sync(unsigned, int value, int by) {
