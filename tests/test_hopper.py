@@ -98,8 +98,7 @@ def test_graph_replays_draw_and_divide_anew(m, n, k, side):
         masked, free = (mask.plan, mask.scale, [128, 128]), (None, None, [])
         return OPS.linear(x, weight, None, *(masked + free if side == "in" else free + masked), 0)
 
-    side = torch.cuda.Stream()
-    with torch.cuda.stream(side):
+    with torch.cuda.stream(torch.cuda.Stream()):
         run()
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
