@@ -94,10 +94,7 @@ def test_random_problems(emulator, seeds, blocks, sizes, replays):
         (("parts.cuh", "set_flag(args.flags + shared.gives, args.ticket);", ""), DIVIDED, 5),
         (("consumer.cuh", "if (tile.peers() > 0) take_parts(args, c, told.stretch, tile.peers());", ""), DIVIDED, 5),
         # Counts on from what lay there.
-        (("walker.cuh", "args_.flags[blocks + 1] = 0;", ""), (700, 0), 3),
-        # Loads into where the schedule is being made, or walks through it before.
-        (("producer.cuh", "if (stage.turn == kStages - 1) wait(shared.scheduled, 0);", ""), (700, 0), 5),
-        (("walker.cuh", "wait(shared_.scheduled, 0);", ""), (700, 0), 5),
+        (("walker.cuh", "args.flags[blocks + 1] = 0;", ""), (700, 0), 3),
         # Loads what the scout has not told yet, and tells it where it is being read.
         (("producer.cuh", "wait(shared.batch_full[now.slot()], now.parity());", ""), (500, 0), 5),
         (("scout.cuh", "wait(shared.batch_empty[next.slot()], next.parity() ^ 1);", ""), DIVIDED, 1),

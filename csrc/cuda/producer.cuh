@@ -43,7 +43,6 @@ __device__ void produce(Shared& shared, const Arguments& args, const Maps& maps)
     if (count == 0) break;
 #pragma unroll 1
     for (int step = 0; step < count; ++step) {
-      if (stage.turn == kStages - 1) wait(shared.scheduled, 0);  // it is made there
       wait(shared.empty[stage.slot()], stage.parity() ^ 1);
       if (speaks) load_step(maps, shared.stages[stage.slot()], shared.full[stage.slot()], column, halves, line, t + within);
       stage.advance();

@@ -1,6 +1,6 @@
 // The tiles to compute. All kept ones lie in one order, rows of tiles with the longest sums first, some rows side by side, a
 // panel of each, and behind them the half tiles that rows end with. Counts are known on the device alone, so each thread block
-// works this out itself: the warps that multiply do, before there is anything to multiply.
+// works this out itself.
 #pragma once
 
 #include "arguments.h"
@@ -8,7 +8,6 @@
 
 namespace sparsedrop {
 
-constexpr int kScheduleThreads = 256;  // make it
 constexpr int kShortest = 4;           // steps: a part below that is not worth its traffic
 constexpr int kPartCost = 18;          // what giving and taking a part costs, in steps
 constexpr int kTileSteps = 1;          // what a tile costs besides its own steps
@@ -35,11 +34,6 @@ struct Schedule {
 struct Counts {
   unsigned short steps[kMostLines], slabs[kMostLines], order[kMostLines];
   int sums[2][32];
-  __device__ __forceinline__ void put(int line, int of_order, int of_steps, int of_slabs) {
-    order[line] = static_cast<unsigned short>(of_order);
-    steps[line] = static_cast<unsigned short>(of_steps);
-    slabs[line] = static_cast<unsigned short>(of_slabs);
-  }
 };
 
 __device__ __forceinline__ int divide_up(int a, int b) { return (a + b - 1) / b; }
@@ -67,52 +61,15 @@ __device__ __forceinline__ Place place_of(const Arguments& args, int row) {
   const int together = max(min(args.together, args.rows - first), 1), panel = divide_small(rest, together);
   return {panel, first + rest - panel * together};
 }
-
-// How many slabs a line of blocks keeps.
-__device__ __forceinline__ int slabs_of_line(const Arguments& args, int line) {
-  return args.out.plan ? args.out.plan[args.out.count + line] * (args.out.block / kSlab) : divide_up(args.size_b, kSlab);
+// The other way, for the first panel.
+__device__ __forceinline__ int row_of(const Arguments& args, int rank) {
+  const int first = divide_small(rank, args.together) * args.together;
+  return first * args.panels + rank - first;
 }
-// Which line comes at a place in the order, longest first.
-__device__ __forceinline__ int line_at(const Arguments& args, int place) {
-  const Lists& longest = args.walk.plan ? args.walk : args.out;
-  return longest.plan ? longest.plan[longest.order + place] : place;
-}
-
-// What the masks keep of a line, and which line comes at that place in the order.
-struct Line {
-  int order, steps, slabs;
-  __device__ __forceinline__ static Line read(const Arguments& args, int line) {
-    const Lists& walk = args.walk;
-    const int steps = walk.plan ? walk.plan[walk.count + line] * (walk.block / kStep) : divide_up(args.terms, kStep);
-    return {line_at(args, line), steps, slabs_of_line(args, line)};
-  }
-};
-
-// A row of tiles within its line of blocks.
-struct Inner {
-  int place, row;
-  __device__ __forceinline__ static Inner of(const Arguments& args, const Place& at) {
-    const int rank = args.first_row + at.rank, place = divide_small(rank, args.rows_per_block);
-    return {place, rank - place * args.rows_per_block};
-  }
-};
-
-// What one is, but for the sums of those before.
-__device__ __forceinline__ Row row_of(const Arguments& args, const Place& at, int inner, int line, int steps, int kept) {
-  const int all = (line * args.rows_per_block + inner) * kTileA < args.size_a ? kept : 0, whole = (all + 1) / 4 * 4;
-  const int slabs =
-      at.panel == args.panels ? max(all - whole, 0) : min(max(min(whole, all) - at.panel * args.panel, 0), args.panel);
-  return {0, 0, static_cast<unsigned short>(steps), static_cast<unsigned>(line), static_cast<unsigned>(slabs),
-          static_cast<unsigned>(at.panel * args.rows_per_block + inner)};
-}
-__device__ __forceinline__ int tiles_of(const Row& row) { return divide_up(static_cast<int>(row.slabs), 4); }
-
-// A thread among those that make the schedule, the last ones of the thread block.
-__device__ __forceinline__ int scheduler() { return static_cast<int>(threadIdx.x) - (kThreads - kScheduleThreads); }
 
 // Turns each thread's two sums into the sums before it.
 __device__ __forceinline__ void sums_before(int& x, int& y, int (*sums)[32]) {
-  const int lane = scheduler() % 32, warp = scheduler() / 32;
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int own_x = x, own_y = y;
 #pragma unroll
   for (int by = 1; by < 32; by *= 2) {
@@ -120,47 +77,54 @@ __device__ __forceinline__ void sums_before(int& x, int& y, int (*sums)[32]) {
     if (lane >= by) x += other_x, y += other_y;
   }
   if (lane == 31) sums[0][warp] = x, sums[1][warp] = y;
-  meet(1, kScheduleThreads);
+  __syncthreads();
   x += __reduce_add_sync(~0u, lane < warp ? sums[0][lane] : 0) - own_x;
   y += __reduce_add_sync(~0u, lane < warp ? sums[1][lane] : 0) - own_y;
 }
 
-// `line`: each thread's first one.
-__device__ __forceinline__ void make_schedule(Schedule& s, Counts& counts, const Arguments& args, const Line& line) {
-  const int me = scheduler(), rows = args.rows * args.sections, each = divide_up(rows, kScheduleThreads);
-  const int first = min(me * each, rows), last = min(first + each, rows);
-  Place at = place_of(args, first);
-  Inner inner = Inner::of(args, at);
-  if (me < args.lines) counts.put(me, line.order, line.steps, line.slabs);
+template <int Threads>
+__device__ __forceinline__ void make_schedule(Schedule& s, Counts& counts, const Arguments& args) {
+  const Lists& longest = args.walk.plan ? args.walk : args.out;
+  const int all_steps = divide_up(args.terms, kStep), all_slabs = divide_up(args.size_b, kSlab);
 #pragma unroll 1
-  for (int i = me + kScheduleThreads; i < args.lines; i += kScheduleThreads) {
-    const Line other = Line::read(args, i);
-    counts.put(i, other.order, other.steps, other.slabs);
+  for (int i = threadIdx.x; i < args.lines; i += Threads) {
+    const int order = longest.plan ? longest.plan[longest.order + i] : i;
+    const int steps = args.walk.plan ? args.walk.plan[args.walk.count + i] * (args.walk.block / kStep) : all_steps;
+    const int slabs = args.out.plan ? args.out.plan[args.out.count + i] * (args.out.block / kSlab) : all_slabs;
+    counts.order[i] = static_cast<unsigned short>(order);
+    counts.steps[i] = static_cast<unsigned short>(steps);
+    counts.slabs[i] = static_cast<unsigned short>(slabs);
   }
-  meet(1, kScheduleThreads);
+  const int rows = args.rows * args.sections, each = divide_up(rows, Threads);
+  const int first = min(static_cast<int>(threadIdx.x) * each, rows), last = min(first + each, rows);
+  Place at = place_of(args, first);
+  __syncthreads();
 
   int tiles = 0, cost = 0;
 #pragma unroll 1
-  for (int i = first; i < last; ++i) {
-    if (i > first) at = place_of(args, i), inner = Inner::of(args, at);
-    const int of = counts.order[inner.place];
-    Row row = row_of(args, at, inner.row, of, counts.steps[of], counts.slabs[of]);
-    row.cost = cost, row.tiles = static_cast<unsigned short>(tiles);
-    s.rows[i] = row;
-    tiles += tiles_of(row);
-    cost += tiles_of(row) * tile_cost(at.panel == args.panels ? 1 : 2, row.steps);
+  for (int row = first; row < last; at = place_of(args, ++row)) {
+    const int rank = args.first_row + at.rank, block = divide_small(rank, args.rows_per_block), line = counts.order[block];
+    const int inner = rank - block * args.rows_per_block, a = line * args.rows_per_block + inner;
+    const int all = a * kTileA < args.size_a ? counts.slabs[line] : 0, whole = (all + 1) / 4 * 4;
+    const bool half = at.panel == args.panels;
+    const int slabs = half ? max(all - whole, 0) : min(max(min(whole, all) - at.panel * args.panel, 0), args.panel);
+    const int steps = counts.steps[line];
+    s.rows[row] = {cost, static_cast<unsigned short>(tiles), static_cast<unsigned short>(steps), static_cast<unsigned>(line),
+                   static_cast<unsigned>(slabs), static_cast<unsigned>(at.panel * args.rows_per_block + inner)};
+    tiles += divide_up(slabs, 4);
+    cost += half ? divide_up(slabs, 4) * tile_cost(1, steps) : divide_up(slabs, 4) * tile_cost(2, steps);
   }
   int tiles_before = tiles, cost_before = cost;
   sums_before(tiles_before, cost_before, counts.sums);
 #pragma unroll 1
-  for (int i = first; i < last; ++i) {
-    s.rows[i].tiles += static_cast<unsigned short>(tiles_before);
-    s.rows[i].cost += cost_before;
+  for (int row = first; row < last; ++row) {
+    s.rows[row].tiles += static_cast<unsigned short>(tiles_before);
+    s.rows[row].cost += cost_before;
   }
   // The copy engine will overwrite the counts.
   publish_shared();
-  const auto all = static_cast<unsigned short>(tiles_before + tiles);
-  if (me == kScheduleThreads - 1) s.rows[rows] = {cost_before + cost, all, 0, 0, 0, 0};
+  if (threadIdx.x == Threads - 1) s.rows[rows] = {cost_before + cost, static_cast<unsigned short>(tiles_before + tiles), 0, 0, 0, 0};
+  __syncthreads();
 }
 
 }  // namespace sparsedrop

@@ -8,6 +8,11 @@ namespace sparsedrop {
 
 constexpr int kNotice = 8;  // steps before the end of a tile that the next one is looked for
 
+// How many slabs a line of blocks keeps.
+__device__ __forceinline__ int slabs_of(const Arguments& args, int line) {
+  return args.out.plan ? args.out.plan[args.out.count + line] * (args.out.block / kSlab) : divide_up(args.size_b, kSlab);
+}
+
 // Where a slab of a row of tiles lies in B; one that does not exist lies outside. `slabs`: how many exist.
 __device__ __forceinline__ int column_of(const Arguments& args, int line, int slab, int slabs) {
   if (slab >= slabs) return divide_up(args.size_b, kTileB) * kTileB;
@@ -18,8 +23,8 @@ __device__ __forceinline__ int column_of(const Arguments& args, int line, int sl
 }
 
 // The next blocks of the sum, one for each lane; where none is left, one outside.
-__device__ __forceinline__ int term_of(const Arguments& args, const Row& row, int block) {
-  if (block * args.walk.block >= row.steps * kStep) return (divide_up(args.terms, args.walk.block) + 1) * args.walk.block;
+__device__ __forceinline__ int term_of(const Arguments& args, const Row& row, int block, int blocks) {
+  if (block >= blocks) return (divide_up(args.terms, args.walk.block) + 1) * args.walk.block;
   if (args.walk.plan) block = args.walk.plan[args.walk.index + row.line * args.walk.length + block];
   return block * args.walk.block;
 }
@@ -43,16 +48,14 @@ struct Bias {
   }
 };
 
-__device__ void scout(Shared& shared, const Arguments& args, const Opening& opening) {
-  Row row;
-  Work work;
-  bool opens = opening.find(args, row, work);
+__device__ void scout(Shared& shared, const Arguments& args) {
   const bool speaks = elect_one();
   const float bias_scale = args.bias && args.scale_2 ? *args.scale_2 : 1.f;
   const int each = args.walk.block / kStep;
   Ring<kTilesAhead> slot;
   Ring<kBatchesAhead> next;
-  Walker walker(shared, args, opens);
+  Walker walker(shared, args);
+  Work work;
   const auto hand_out = [&](int line, const int (&column)[4], int halves, int within, int count, int soon, int term) {
     wait(shared.batch_empty[next.slot()], next.parity() ^ 1);
     Batch& batch = shared.batches[next.slot()];
@@ -82,17 +85,16 @@ __device__ void scout(Shared& shared, const Arguments& args, const Opening& open
     slot.advance();
   };
 #pragma unroll 1
-  while (opens || walker.next(row, work)) {
-    opens = false;
-    // Divisions only where they are needed: every tile waits for this warp, where sums are short.
-    int panel = row.place, inner = 0, at = 0, within = 0;
-    const int each_line = args.rows_per_block, lane = threadIdx.x % 32, of = row.line;
-    if (each_line > 1) panel = divide_small(row.place, each_line), inner = row.place - panel * each_line;
-    if (work.first > 0) at = divide_small(work.first, each), within = (work.first - at * each) * kStep;
-    const int line = (of * each_line + inner) * kTileA, slabs = min(static_cast<int>(row.slabs) - 4 * work.tile, 4);
-    const int before = panel < args.panels ? panel * args.panel + 4 * work.tile : slabs_of_line(args, of) - slabs;
-    int left = work.count, column[4];
-    const int term = term_of(args, row, at + lane), mine = column_of(args, of, before + lane, before + slabs);
+  while (walker.next(work)) {
+    const Row& row = walker.row(work.row);
+    const int place = row.place, panel = divide_small(place, args.rows_per_block);
+    const int line = (row.line * args.rows_per_block + place - panel * args.rows_per_block) * kTileA;
+    const int slabs = min(static_cast<int>(row.slabs) - 4 * work.tile, 4);
+    const int before = panel < args.panels ? panel * args.panel + 4 * work.tile : slabs_of(args, row.line) - slabs;
+    int at = divide_small(work.first, each), left = work.count, within = (work.first - at * each) * kStep;
+    const int blocks = divide_small(row.steps, each), lane = threadIdx.x % 32;
+    int term = term_of(args, row, at + lane, blocks), column[4];
+    const int mine = column_of(args, row.line, before + lane, before + slabs);
 #pragma unroll
     for (int i = 0; i < 4; ++i) column[i] = __shfl_sync(~0u, mine, i);
     int count = min(left, 32 * each - within / kStep);
@@ -101,7 +103,7 @@ __device__ void scout(Shared& shared, const Arguments& args, const Opening& open
 #pragma unroll 1
     while ((left -= count) > 0) {
       at += 32, count = min(left, 32 * each);
-      hand_out(line, column, work.halves, 0, count, left - kNotice, term_of(args, row, at + lane));
+      hand_out(line, column, work.halves, 0, count, left - kNotice, term_of(args, row, at + lane, blocks));
     }
   }
   const int nowhere[4] = {};

@@ -92,18 +92,12 @@ struct Shared {
   Barrier full[kStages], empty[kStages];
   Barrier tile_full[kTilesAhead], tile_empty[kTilesAhead];
   Barrier batch_full[kBatchesAhead], batch_empty[kBatchesAhead];
-  Barrier scheduled;
   Barrier soon;   // a tile is about to end
   Barrier given;  // the part of a sum, or the news that there is none
   int gives;      // the stretch that it is of, or less than none
 };
 static_assert(sizeof(Shared) <= 232448, "more shared memory than there is");
-static_assert(sizeof(Counts) <= kStageBytes && kScheduleThreads == kMathThreads);
-
-// Where the schedule is made: the stage that is filled last.
-__device__ __forceinline__ Counts& counts_in(Shared& shared) {
-  return *reinterpret_cast<Counts*>(shared.stages[kStages - 1]);
-}
+static_assert(sizeof(Counts) <= kStages * kStageBytes, "no room for the counts");
 
 struct Maps {
   TensorMap a, b, c, zeros;

@@ -22,11 +22,6 @@ __device__ __forceinline__ void load_box(void* to, const TensorMap& map, int inn
       : "memory");
 }
 
-// Into the L2 cache alone.
-__device__ __forceinline__ void fetch_box(const TensorMap& map, int inner, int outer) {
-  asm volatile("cp.async.bulk.prefetch.tensor.2d.L2.global [%0, {%1, %2}];" ::"l"(&map), "r"(inner), "r"(outer) : "memory");
-}
-
 __device__ __forceinline__ void store_box(const TensorMap& map, int inner, int outer, const void* from) {
   asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%1, %2}], [%3];" ::"l"(&map), "r"(inner),
                "r"(outer), "r"(shared_address(from))

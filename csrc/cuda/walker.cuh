@@ -5,19 +5,43 @@
 // tiles, with long sums of nearly the same length, each counts the same, so that stretches begin at the same terms in all rows.
 #pragma once
 
-#include "opening.cuh"
+#include "shared.cuh"
 
 namespace sparsedrop {
+
+// What one thread block does next.
+struct Work {
+  int row, tile;     // in the schedule, in the row
+  int halves;        // of the tile
+  int first, count;  // steps; a row without terms sums zeros: one step outside the matrices
+  int peers;         // stretches just before this thread block's that hold sums of the tile's beginning
+  bool whole;        // whether the tile's end is here
+};
 
 // One warp walks together.
 class Walker {
  public:
-  // `opened`: whether the first tile is known, which then needs no schedule.
-  __device__ __forceinline__ Walker(Shared& shared, const Arguments& args, bool opened)
-      : shared_(shared), plan_(shared.plan), schedule_(shared.schedule), args_(args), taken_(opened) {}
+  __device__ __forceinline__ Walker(Shared& shared, const Arguments& args)
+      : shared_(shared), plan_(shared.plan), schedule_(shared.schedule), args_(args) {
+    const int blocks = gridDim.x, tiles = all().tiles, rounds = divide_small(tiles, blocks), cost = all().cost;
+    const int longest = tile_cost(2, schedule_.rows[0].steps), last = tile_cost(2, schedule_.rows[rows() - 1].steps);
+    const int left = tiles - rounds * blocks;
+    const bool large = static_cast<long long>(args.size_b) * args.terms > kCached;
+    // What whole tiles would leave idle at the end, against what parts cost, and what it costs to be out of step.
+    const int idle = max(longest * blocks - cost, left ? (blocks - left) * last : 0);
+    const bool divided = tiles > 0 && idle > (kPartCost * kWhole + (large && rounds > 0 ? longest / 8 : 0)) * blocks;
+    const int dealt = divided ? max(rounds - 1, 0) * blocks : tiles, asked_for = max(dealt - blocks, 0);
+    const bool asks = asked_for > 0 || (divided && dealt > 0);
+    plan_ = {dealt, asked_for, longest, divided, asks, cost >= tiles * kWhole * kLongSum,
+             large && 4 * tiles <= 3 * blocks && 10ll * longest * tiles <= 11ll * cost};
+    if (asks && blockIdx.x == 0 && threadIdx.x % 32 == 0) {
+      args.flags[blocks + 1] = 0;
+      set_flag(args.flags + blocks, args.ticket);
+    }
+    __syncwarp();
+  }
 
-  __device__ __forceinline__ bool next(Row& row, Work& work) {
-    if (!planned_) plan();
+  __device__ __forceinline__ bool next(Work& work) {
     Spot from = {0, 0};
     int last = kLongest;
     if (stretch_ < 0 && !choose(from.tile)) return false;
@@ -37,39 +61,20 @@ class Walker {
       }
       __syncwarp();
     }
-    row = schedule_.rows[row_at(&Row::tiles, from.tile)];
-    const int tile = from.tile - row.tiles, steps = steps_of(row);
+    const int at = row_at(&Row::tiles, from.tile), tile = from.tile - schedule_.rows[at].tiles;
+    const int steps = steps_of(schedule_.rows[at]);
     last = min(last, steps);
-    work = {tile, halves_of(row, tile), from.step, last - from.step, peers, last == steps};
+    const int halves = halves_of(schedule_.rows[at], tile);
+    work = {at, tile, halves, from.step, last - from.step, peers, last == steps};
     return true;
   }
 
+  __device__ __forceinline__ const Row& row(int at) const { return schedule_.rows[at]; }
   __device__ __forceinline__ int stretch() const { return stretch_; }
 
  private:
   __device__ __forceinline__ int rows() const { return args_.rows * args_.sections; }
   __device__ __forceinline__ const Row& all() const { return schedule_.rows[rows()]; }
-
-  __device__ __forceinline__ void plan() {
-    wait(shared_.scheduled, 0);
-    planned_ = true;
-    const int blocks = gridDim.x, tiles = all().tiles, rounds = divide_small(tiles, blocks), cost = all().cost;
-    const int longest = tile_cost(2, schedule_.rows[0].steps), last = tile_cost(2, schedule_.rows[rows() - 1].steps);
-    const int left = tiles - rounds * blocks;
-    const bool large = static_cast<long long>(args_.size_b) * args_.terms > kCached;
-    // What whole tiles would leave idle at the end, against what parts cost, and what it costs to be out of step.
-    const int idle = max(longest * blocks - cost, left ? (blocks - left) * last : 0);
-    const bool divided = tiles > 0 && idle > (kPartCost * kWhole + (large && rounds > 0 ? longest / 8 : 0)) * blocks;
-    const int dealt = divided ? max(rounds - 1, 0) * blocks : tiles, asked_for = max(dealt - blocks, 0);
-    const bool asks = asked_for > 0 || (divided && dealt > 0);
-    plan_ = {dealt, asked_for, longest, divided, asks, cost >= tiles * kWhole * kLongSum,
-             large && 4 * tiles <= 3 * blocks && 10ll * longest * tiles <= 11ll * cost};
-    if (asks && blockIdx.x == 0 && threadIdx.x % 32 == 0) {
-      args_.flags[blocks + 1] = 0;
-      set_flag(args_.flags + blocks, args_.ticket);
-    }
-    __syncwarp();
-  }
 
   // A whole tile, or a stretch; false where there is neither.
   __device__ __forceinline__ bool choose(int& tile) {
@@ -113,22 +118,17 @@ class Walker {
 
   __device__ __forceinline__ void learn_stretch(int stretch) {
     stretch_ = stretch;
-    int begin = 0;
-    if (plan_.dealt > 0) {
-      const Row& first = schedule_.rows[row_at(&Row::tiles, min(plan_.dealt, all().tiles - 1))];
-      begin = first.cost + (plan_.dealt - first.tiles) * tile_cost(2, first.steps);
-    }
-    const int share = max(divide_up(cost() - begin, static_cast<int>(gridDim.x)), kLeastShare);
-    Spot at = {}, end = {};
-    int before = 0;
-    // Its end, then its beginning, by the same instructions.
-#pragma unroll 1
-    for (int i = 1; i >= 0; --i) end = at, at = spot_at(begin + (stretch + i) * share, before);
+    const Row& first = schedule_.rows[row_at(&Row::tiles, min(plan_.dealt, all().tiles - 1))];
+    const int begin = plan_.dealt > 0 ? first.cost + (plan_.dealt - first.tiles) * tile_cost(2, first.steps) : 0;
+    const int cost = plan_.in_step ? all().tiles * plan_.longest : all().cost;
+    const int share = max(divide_up(cost - begin, static_cast<int>(gridDim.x)), kLeastShare);
+    const Spot at = spot_at(begin + stretch * share), end = spot_at(begin + (stretch + 1) * share);
     Stretch own = {at, end, at, 0, 0};
     if (at.step > 0 && at.before(end)) {
       // Its first tile began elsewhere: that one comes last, when those who began it are done with it.
       own.at = {at.tile + 1, 0};
       own.tail_end = at.tile == end.tile ? end.step : kLongest;
+      const int before = row_at(&Row::tiles, at.tile);
       const Row& row = schedule_.rows[before];
       const int tile = at.tile - row.tiles;
       const int inside = plan_.in_step ? at.tile * plan_.longest + divide_up(kShortest * plan_.longest, steps_of(row))
@@ -153,18 +153,14 @@ class Walker {
     return base + __popc(__ballot_sync(~0u, begins(base + lane))) - 1;
   }
 
-  // Of all tiles.
-  __device__ __forceinline__ int cost() const { return plan_.in_step ? all().tiles * plan_.longest : all().cost; }
-
-  // What lies close to a tile's edge moves onto it. `before`: the row that it is in.
-  __device__ __forceinline__ Spot spot_at(int at, int& before) const {
-    if (at >= cost()) return {all().tiles, 0};
-    before = plan_.in_step ? row_at(&Row::tiles, divide_small(at, plan_.longest)) : row_at(&Row::cost, at);
-    const Row& row = schedule_.rows[before];
+  // What lies close to a tile's edge moves onto it.
+  __device__ __forceinline__ Spot spot_at(int cost) const {
+    if (cost >= (plan_.in_step ? all().tiles * plan_.longest : all().cost)) return {all().tiles, 0};
+    const Row& row = schedule_.rows[plan_.in_step ? row_at(&Row::tiles, cost / plan_.longest) : row_at(&Row::cost, cost)];
     const int steps = steps_of(row), whole = plan_.in_step ? plan_.longest : tile_cost(2, row.steps);
-    const int inside = at - (plan_.in_step ? row.tiles * plan_.longest : row.cost), tile = divide_small(inside, whole);
-    const int rest = inside - tile * whole;
-    const int step = plan_.in_step ? rest * steps / plan_.longest : halves_of(row, tile) == 2 ? rest / kWhole : rest / kHalf;
+    const int before = plan_.in_step ? row.tiles * plan_.longest : row.cost, tile = (cost - before) / whole;
+    const int rest = cost - before - tile * whole;
+    const int step = plan_.in_step ? rest * steps / plan_.longest : rest / step_cost(halves_of(row, tile));
     if (step < kShortest) return {row.tiles + tile, 0};
     return steps - step < kShortest ? Spot{row.tiles + tile + 1, 0} : Spot{row.tiles + tile, step};
   }
@@ -173,9 +169,8 @@ class Walker {
   Plan& plan_;
   const Schedule& schedule_;
   const Arguments& args_;
-  int taken_, number_ = 0, stretch_ = -1;
+  int taken_ = 0, number_ = 0, stretch_ = -1;
   bool ahead_ = false;  // whether the next number is known
-  bool planned_ = false;
 };
 
 }  // namespace sparsedrop

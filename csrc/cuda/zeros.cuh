@@ -7,12 +7,10 @@ namespace sparsedrop {
 
 // +0 into what the mask over C drops.
 __device__ void write_zeros(Shared& shared, const Arguments& args, const Maps& maps) {
-  // Not before the first copies are under way.
-  wait(shared.scheduled, 0);
   const int lane = threadIdx.x % 32, length = args.out.length, tall = args.rows_per_block * kTileA;
   const int lines = divide_up(args.rows, args.rows_per_block);
   for (int i = blockIdx.x * 32 + lane; i < lines * length; i += gridDim.x * 32) {
-    const int line = line_at(args, args.first_row / args.rows_per_block + i / length), at = i % length;
+    const int line = shared.schedule.rows[row_of(args, i / length * args.rows_per_block)].line, at = i % length;
     if (at < args.out.plan[args.out.count + line]) continue;
     const int column = args.out.plan[args.out.index + line * length + at] * args.out.block;
     for (int a = line * tall; a < min((line + 1) * tall, args.size_a); a += kZeroRows)

@@ -245,7 +245,6 @@ inline int __reduce_max_sync(unsigned, int value) {
   for (const auto other : machine::exchange(static_cast<unsigned>(value))) value = max(value, static_cast<int>(other));
   return value;
 }
-inline int __ffs(unsigned bits) { return __builtin_ffs(static_cast<int>(bits)); }
 inline unsigned __ballot_sync(unsigned, bool vote) {
   const auto votes = machine::exchange(vote);
   unsigned all = 0;

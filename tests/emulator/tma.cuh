@@ -11,7 +11,6 @@ struct alignas(64) TensorMap {
 };
 
 inline void prefetch(const TensorMap&) {}
-inline void fetch_box(const TensorMap&, int, int) {}
 
 // The places of a box in shared memory, and in the matrix where they lie in it.
 template <class Move>
