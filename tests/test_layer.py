@@ -152,8 +152,13 @@ def test_what_the_op_refuses_has_the_same_numbers(monkeypatch):
         raise RuntimeError("no")
 
     monkeypatch.setattr(layer, "_OP", refuse)
-    found = results(lambda: sparsedrop.dropout_linear(*leaves, 0.5, block=16), leaves)
+    monkeypatch.setattr(layer, "_told", set())
+    with pytest.warns(UserWarning, match=r"ran as two ops.*RuntimeError\('no'\)") as told:
+        found = results(lambda: sparsedrop.dropout_linear(*leaves, 0.5, block=16), leaves)
+        sparsedrop.dropout_linear(*leaves, 0.5, block=16)
     assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+    assert len(told) == 1
+    assert told[0].filename == __file__
 
 
 def test_the_same_numbers_make_the_same_mask():

@@ -142,13 +142,17 @@ def _layer(
     shape = _rows(x), weight.shape[0 if out else 1]
     grid = grid_of(*shape, block)
     uniform = random_numbers(grid, balanced, x.device)
+    refused = None
     if served:
         try:
             return layer.layer(x, weight, bias, uniform, p, balanced, out, block)
-        except layer.Refused:  # The parts do it, or say what is wrong.
-            pass
+        except layer.Refused as error:  # The parts do it, or say what is wrong.
+            refused = error
     mask = draw(uniform, p, balanced, shape, grid, block)
-    return linear(x, weight, bias, drop_out=mask) if out else linear(x, weight, bias, drop_in=mask)
+    y = linear(x, weight, bias, drop_out=mask) if out else linear(x, weight, bias, drop_in=mask)
+    if refused is not None:
+        layer.tell(refused)
+    return y
 
 
 def _active_block(p: Probability, training: bool, block: Block, kind: str) -> tuple[int, int] | None:

@@ -7,6 +7,7 @@ each (vmap, autocast, FLOPs), and a mask that others can share.
 from __future__ import annotations
 
 import functools
+import warnings
 from typing import Any
 
 import torch
@@ -23,6 +24,22 @@ _OP = torch.ops.sparsedrop.layer.default._op  # what calling the overload ends i
 
 class Refused(Exception):
     """The op did not accept its arguments, or had no memory."""
+
+
+_told: set[type] = set()
+
+
+def tell(refused: Refused) -> None:
+    """Once for each kind of reason: the parts served what the op did not."""
+    reason = refused.__cause__
+    # Where a device has no such op, its kernels tell who serves.
+    if isinstance(reason, NotImplementedError) or type(reason) in _told:
+        return
+    _told.add(type(reason))
+    warnings.warn(
+        f"torch_sparsedrop: a dropout and its linear layer ran as two ops, which costs the host more, for one op refused them: {reason!r}",
+        stacklevel=4,
+    )
 
 
 @functools.cache
