@@ -37,7 +37,8 @@ def tell(refused: Refused) -> None:
         return
     _told.add(type(reason))
     warnings.warn(
-        f"torch_sparsedrop: a dropout and its linear layer ran as two ops, which costs the host more, for one op refused them: {reason!r}",
+        "torch_sparsedrop: a dropout and its linear layer ran as two ops, which costs the host more, for one op "
+        f"refused them: {reason!r}",
         stacklevel=4,
     )
 
