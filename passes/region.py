@@ -132,6 +132,8 @@ class _Walk:
             return self._unary(node, name)
         if name in ("add", "sub", "mul", "div", "where", "maximum", "minimum"):
             return self._binary(node, name)
+        if name == "glu":
+            return self._gated(node)
         return Keeps.NOTHING
 
     def _unary(self, node: fx.Node, name: str) -> Keeps:
@@ -186,21 +188,35 @@ class _Walk:
         whole, piece = value(source), value(item)
         if name not in ("chunk", "split") or not isinstance(parts, (tuple, list)) or whole is None or piece is None:
             return Keeps.NOTHING
-        assert isinstance(source, fx.Node)
         sizes = [part.shape[-1] for part in parts]
-        halves = all(isinstance(size, int) and size == sizes[0] for size in sizes)
-        if not halves or not same(whole.shape[-1], sizes[0] * len(sizes)):
+        if not all(isinstance(size, int) and size == sizes[0] for size in sizes):
             return Keeps.NOTHING
-        linear = source
-        while linear not in self.linears:
-            behind = passes_through(linear)
-            if behind is None:
-                return Keeps.NOTHING
-            linear = behind
-        kept = self.keeps(source)
+        kept = self._cut(source, whole, sizes[0], len(sizes))
         if kept is not Keeps.NOTHING:
             self.answers[chunks] = kept
-            self.repeats[linear] = len(sizes)
+        return kept
+
+    def _gated(self, node: fx.Node) -> Keeps:
+        """F.glu: one half of a linear's last dimension times the sigmoid of the other."""
+        source = node.args[0] if node.args else node.kwargs.get("input")
+        dim = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", -1)
+        whole, half = value(source), value(node)
+        if whole is None or half is None or dim not in (-1, whole.dim() - 1):
+            return Keeps.NOTHING
+        return min(self._cut(source, whole, half.shape[-1], 2), Keeps.ZEROS)
+
+    def _cut(self, source: object, whole: torch.Tensor, size: int, count: int) -> Keeps:
+        """What of a linear is kept whose last dimension is cut into equal pieces, if these drop the same."""
+        if not same(whole.shape[-1], size * count):
+            return Keeps.NOTHING
+        linear = source
+        while isinstance(linear, fx.Node) and linear not in self.linears:
+            linear = passes_through(linear)
+        if not isinstance(linear, fx.Node):
+            return Keeps.NOTHING
+        kept = self.keeps(source)
+        if kept is not Keeps.NOTHING:
+            self.repeats[linear] = count
         return kept
 
 

@@ -265,6 +265,17 @@ def sigmoid_gate(m: Form, x: Tensor) -> Tensor:
     return m.fc2(F.dropout(value * torch.sigmoid(gate), P))
 
 
+@form(("B", BOTH))
+def gated_by_glu(m: Form, x: Tensor) -> Tensor:
+    return m.fc2(F.dropout(F.glu(m.wide(x)), P))
+
+
+@form(("A", IN))
+def glu_along_the_rows(m: Form, x: Tensor) -> Tensor:
+    y = F.glu(torch.cat((m.fc1(x), m.fc1(x))), dim=0)
+    return m.fc2(F.dropout(y, P))
+
+
 @form(("B", IN))
 def sigmoid_loses_zeros(m: Form, x: Tensor) -> Tensor:
     return m.fc2(F.dropout(torch.sigmoid(m.fc1(x)), P))

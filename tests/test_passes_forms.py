@@ -43,12 +43,12 @@ def test_form(name: str) -> None:
 
 @pytest.mark.parametrize("kind", ["bernoulli", "balanced"])
 @pytest.mark.parametrize("block", [(16, 32), (32, 16), 128])
-@pytest.mark.parametrize("name", ["both_sides", "chunked_gate", "shared_by_linears_and_a_residual"])
+@pytest.mark.parametrize("name", ["both_sides", "chunked_gate", "gated_by_glu", "shared_by_linears_and_a_residual"])
 def test_blocks_and_kinds(name: str, block: Any, kind: str) -> None:
     twin = run(name, block=block, kind=kind)
     assert all(site.fused for site in twin.sites)
     # 48 columns are no multiple of 32 or 128: a gate's second half would begin inside a block.
-    expected = IN if name == "chunked_gate" and block != (32, 16) else FORMS[name][1][0][1]
+    expected = IN if name in ("chunked_gate", "gated_by_glu") and block != (32, 16) else FORMS[name][1][0][1]
     assert twin.sites[0].how == expected
 
 
