@@ -296,7 +296,9 @@ def test_unwrapped_by_accelerate(x: Tensor, first: str) -> None:
     assert torch.equal(model(x), plain)
     assert drops_blocks(model.train()(x))
     assert list(inspect.signature(model.forward).parameters) == ["x", "scale"]
-    sparsedrop.convert(sparsedrop.revert(model), **FAST)
+    assert torch.equal(sparsedrop.revert(model.eval())(x), plain)
+    assert "forward" not in model.__dict__
+    sparsedrop.convert(model.train(), **FAST)
     assert drops_blocks(model(x))
 
 

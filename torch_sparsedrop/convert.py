@@ -96,10 +96,12 @@ def revert(model: nn.Module) -> nn.Module:
         raise TypeError(f"revert takes a torch.nn.Module, got {type(model).__name__}")
     found = model.__dict__.pop(_ATTRIBUTE, None)
     if isinstance(found, Conversion):
-        if found.forward is not None:
+        later, innermost = model.__dict__.get("forward"), _innermost.get(type(model))
+        if innermost is not None and getattr(later, "__func__", None) is innermost:
+            del model.__dict__["forward"]  # unwrapped since: what it had of its own is gone
+        elif found.forward is not None:
             model.__dict__["forward"] = found.forward
-        elif "forward" in model.__dict__:
-            later = model.__dict__["forward"]
+        elif later is not None:
             _set_later[id(later)] = later
         original = _originals.get(type(model))
         if original is not None:
@@ -149,6 +151,8 @@ def lost_conversion(model: nn.Module) -> bool:
 # Forwards that were set on a converted model (by accelerate): they call the class's, and must stay around it.
 _set_later: weakref.WeakValueDictionary[int, Callable[..., Any]] = weakref.WeakValueDictionary()
 _originals: dict[type[nn.Module], type[nn.Module]] = {}
+# What is left of a converted class's forward when all that wraps it is taken away.
+_innermost: dict[type[nn.Module], Callable[..., Any]] = {}
 
 
 def _converted_class(original: type[nn.Module]) -> type[nn.Module]:
@@ -203,6 +207,7 @@ def _converted_class(original: type[nn.Module]) -> type[nn.Module]:
     metaclass: Any = type(original)
     converted: type[nn.Module] = metaclass(original.__name__, (original,), body)
     _originals[converted] = original
+    _innermost[converted] = innermost
     return converted
 
 
