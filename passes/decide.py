@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from torch import fx
@@ -23,33 +22,9 @@ from .forms import (
     value,
 )
 from .normalise import Normal, is_weight, writes_privately, written_later
+from .profit import unprofitable
 from .region import Keeps, Region, find_region
 from .sites import Dropout, Linear, Reader, Site
-
-# Fewer blocks than this in a masked row, and a mask often drops the row whole.
-MIN_BLOCKS = 4
-
-
-@dataclass(frozen=True)
-class Profit:
-    """Where fusing gains on one kind of device, p = 0.1, forward and backward, compiled, against `F.dropout`.
-
-    Attributes:
-        elements: the smallest masked matrix, rows × columns, whose linear gains.
-        shared: whether linears still gain where others (a residual) must read a masked copy.
-    """
-
-    elements: int
-    shared: bool
-
-
-PROFIT = {
-    # Measured on two cores: 16 × 512 takes 0.41 ms against 0.63; q, k, v and a residual at 128 × 768, 7.7 against 17.6.
-    "cpu": Profit(elements=1 << 13, shared=True),
-}
-# Not measured yet. To be found for "cuda": the least rows × columns (outputs as many as columns, and LoRA's 8 to 64)
-# at which a layer gains, and whether q, k, v and a residual do.
-PROFIT_ELSEWHERE = Profit(elements=1 << 20, shared=False)
 
 
 def path_of(node: fx.Node) -> str:
@@ -133,10 +108,11 @@ def _dropout_site(dropout: Dropout, module: str, normal: Normal, choice: Options
         reason = f"its linear's output cannot be dropped: {region.blocker or 'it is read elsewhere'}"
     if not reason and not choice.wants(module):
         reason = "excluded by include= or exclude="
-    if not reason and choice.select == "profitable":
-        reason = _unprofitable(site, linears, others)
     if not reason and site.p == 0:
         site.removed, reason = True, "p is overridden to 0"
+    if not reason and choice.select == "profitable":
+        beside = [*(reader.linear for reader in linears), *(producer.linear for producer in region.producers)]
+        reason = unprofitable(site, beside, copied=bool(linears and others))
     if reason:
         site.reason = reason
         return site
@@ -235,28 +211,6 @@ def _unfit(dropout: Dropout, site: Site, linears: list[Reader]) -> str:
     return ""
 
 
-def _unprofitable(site: Site, linears: list[Reader], others: list[fx.Node]) -> str:
-    cols = site.shape[-1]
-    if isinstance(cols, int):
-        blocks = -(-cols // site.block[1])
-        if blocks < MIN_BLOCKS:
-            cure = cols // MIN_BLOCKS // 16 * 16
-            hint = f"; block=({site.block[0]}, {cure}) would do" if cure >= 16 else ""
-            return f"would drop whole rows: {cols} columns are {blocks} blocks of {site.block[1]}{hint}"
-    tensor = value(site.node)
-    profit = PROFIT.get("" if tensor is None else tensor.device.type, PROFIT_ELSEWHERE)
-    if linears and others and not profit.shared:
-        return 'others read it too (a residual): the saving is eaten by the masked copy; select="all" fuses it'
-    elements = 1
-    for size in site.shape:
-        if not isinstance(size, int):
-            return ""
-        elements *= size
-    if elements < profit.elements:
-        return f'too small to gain: {elements} elements; select="all" fuses it'
-    return ""
-
-
 ATTENTION = frozenset({"scaled_dot_product_attention", "multi_head_attention_forward"})
 
 
@@ -302,7 +256,7 @@ def _inserted_sites(normal: Normal, sites: list[Site], choice: Options, name: Ca
         reader = Reader(linear)
         site.reason = "" if choice.wants(module) else "excluded by include= or exclude="
         if not site.reason and choice.select == "profitable":
-            site.reason = _unprofitable(site, [reader], [])
+            site.reason = unprofitable(site, [linear])
         if not site.reason:
             site.fused, site.readers = True, [reader]
             site.reason = "inserted before the linear"
