@@ -81,10 +81,11 @@ def test_profitable_says_what_would_have_to_change() -> None:
 @pytest.mark.parametrize(
     ("rows", "inputs", "outputs", "p", "decision"),
     [
-        (8192, 768, 768, 0.1, "left"),
-        (8192, 768, 768, 0.5, "fused"),
+        (4096, 768, 768, 0.1, "left"),
+        (8192, 768, 768, 0.1, "fused"),
         (8192, 3072, 768, 0.1, "fused"),
         (4096, 1024, 1024, 0.1, "left"),
+        (4096, 1024, 1024, 0.5, "fused"),
         (8192, 4096, 16, 0.05, "fused"),  # LoRA's: for the elements, not for the multiply-adds
     ],
 )
