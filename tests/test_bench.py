@@ -112,6 +112,7 @@ def test_json_and_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         (["--device", "meta"], "--device must be one of"),
         (["--device", "gpu"], "--device must be one of"),
         (["--json", "/no/such/folder/a.json"], "there is no folder"),
+        (["--profile", __file__], "cannot make the folder"),
         (["--append"], "--append needs --json"),
         (["--device", "cpu", "--graph"], "for CUDA devices"),
         (["--device", "cpu", "--tune"], "for CUDA devices"),

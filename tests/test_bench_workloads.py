@@ -168,8 +168,9 @@ def test_a_block_that_is_not_fused_is_an_error() -> None:
                        "bernoulli")  # fmt: skip
 
 
-def test_a_model_is_timed_in_all_its_variants() -> None:
-    at = settings(what=("model",), models=("nanogpt",), small=True, inner="eager", p=(0.1,), masks=2, optimizer=True)
+def test_a_model_is_timed_in_all_its_variants(tmp_path: Path) -> None:
+    at = settings(what=("model",), models=("nanogpt",), small=True, inner="eager", p=(0.1,), masks=2, optimizer=True,
+                  profile=str(tmp_path))  # fmt: skip
     (job,) = WORKLOADS["model"](at)
     ticks: list[int] = []
     rows = {row.side: row for row in job.run(HostTimer(), lambda: ticks.append(1))}
@@ -178,6 +179,12 @@ def test_a_model_is_timed_in_all_its_variants() -> None:
     assert {row.subject for row in rows.values()} == {"nanogpt, small, 2 × 64"}
     assert set(rows["converted"].relative) == {"none", "dropout", "elsewhere"}
     assert rows["elsewhere"].note.startswith("4 of 7 dropouts fused")
+    profiles = {path.stem: path.read_text() for path in tmp_path.iterdir()}
+    assert sorted(profiles) == [f"nanogpt-float32-{of}" for of in (
+        "converted-0.1-bernoulli", "dropout-0.1", "elsewhere-0.1", "none-0"
+    )]  # fmt: skip
+    assert "sparsedrop::" in profiles["nanogpt-float32-converted-0.1-bernoulli"]
+    assert "sparsedrop::" not in profiles["nanogpt-float32-dropout-0.1"]
 
 
 def test_elsewhere_keeps_the_dropout_that_is_not_fused() -> None:

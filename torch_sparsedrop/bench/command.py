@@ -87,7 +87,7 @@ def add_parser(commands: Any) -> None:
         "--profile",
         type=Path,
         metavar="FOLDER",
-        help="for model: the kernels of a step of each side",
+        help="for model: the kernels of a step of each side; made where it is not there",
     )
     parser.set_defaults(run=run)
 
@@ -98,9 +98,14 @@ def run(options: argparse.Namespace) -> None:
         need("matplotlib", "--png")
     settings = settings_of(options)
     timer = timer_for(settings.device)
-    for path in filter(None, (options.json, options.png, options.profile and options.profile / "any")):
+    for path in filter(None, (options.json, options.png)):
         if not path.parent.is_dir():
             raise UsageError(f"cannot write {path}: there is no folder {path.parent}")
+    if options.profile:
+        try:
+            options.profile.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"cannot make the folder {options.profile}: {error.strerror}") from error
     before = Record.load_from(options.json) if options.append and options.json and options.json.exists() else []
     if options.tune:
         from . import tune

@@ -64,7 +64,8 @@ class Apart:
             raise self.late
         self.pipe.send(what)
         if not self.pipe.poll(None if deadline is None else max(0.0, deadline - time.monotonic())):
-            self.late = TimeoutError(f"{self.which.model}, {self.which.side}: had not compiled when the time was over")
+            late = "had not compiled when seven tenths of --budget were over; give more"
+            self.late = TimeoutError(f"{self.which.model}, {self.which.side}: {late}")
             self.process.terminate()
             raise self.late
         try:
