@@ -103,6 +103,11 @@ def _dropout_site(dropout: Dropout, module: str, normal: Normal, choice: Options
     if isinstance(site.p, fx.Node) and _depends(site.p, {made.linear.node for made in region.producers}):
         region = Region(region.shape_of, Keeps.NOTHING, [], "the probability is computed from it")
     site.letter = _letter(source, linears, region.shape_of)
+    producers = [
+        producer
+        for producer in region.producers
+        if site.letter == "C" or producer.repeat == 1 or (isinstance(shape[-1], int) and shape[-1] % site.block[1] == 0)
+    ]
     reason = _unfit(dropout, site, linears)
     if not reason and site.letter == "C" and region.keeps is not Keeps.SCALE:
         reason = f"its linear's output cannot be dropped: {region.blocker or 'it is read elsewhere'}"
@@ -111,25 +116,20 @@ def _dropout_site(dropout: Dropout, module: str, normal: Normal, choice: Options
     if not reason and site.p == 0:
         site.removed, reason = True, "p is overridden to 0"
     if not reason and choice.select == "profitable":
-        beside = [*(reader.linear for reader in linears), *(producer.linear for producer in region.producers)]
+        beside = [*(reader.linear for reader in linears), *(producer.linear for producer in producers)]
         reason = unprofitable(site, beside, copied=bool(linears and others))
     if reason:
         site.reason = reason
         return site
     site.fused = True
     if site.letter == "C":
-        site.producers = region.producers
+        site.producers = producers
         direct = len(region.producers) == 1 and _is_direct(source, region.producers[0].linear)
         site.scale_output = direct and region.producers[0].repeat == 1
         site.others = others
         site.reason = "the linear computes only the kept blocks of its output"
         return site
-    site.readers, site.others = linears, others
-    site.producers = [
-        producer
-        for producer in region.producers
-        if producer.repeat == 1 or (isinstance(shape[-1], int) and shape[-1] % site.block[1] == 0)
-    ]
+    site.readers, site.others, site.producers = linears, others, producers
     blocker = region.blocker
     if len(site.producers) < len(region.producers):
         blocker = f"a chunk's width {shape[-1]} is not a multiple of block[1] = {site.block[1]}"

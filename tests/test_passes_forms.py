@@ -98,10 +98,12 @@ def test_nan_in_dropped_blocks_stays_out() -> None:
     torch.testing.assert_close(compiled(x), model.fc1.bias.expand(32, N))
 
 
-def test_p_override_of_zero_removes() -> None:
+@pytest.mark.parametrize("select", ["all", "profitable"])
+def test_p_override_of_zero_removes(select: str) -> None:
+    """Also what would be too small to gain."""
     torch._dynamo.reset()
     model, x = Form(FORMS["both_sides"][0]), torch.randn(2, 24, K)
-    twin = Twin(p=0.0)
+    twin = Twin(p=0.0, select=select)
     y = torch.compile(model, backend=twin)(x)
     assert [site.removed for site in twin.sites] == [True, True]
     assert torch.equal(y, x + model.fc2(F.gelu(model.fc1(x))))

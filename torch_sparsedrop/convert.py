@@ -46,7 +46,8 @@ def convert(
         model: any module; it is compiled, and rewritten, whenever it is called in training mode.
         inner: the backend that compiles the rewritten graph: "inductor", "aot_eager" or "eager".
         insert: "linear" puts dropout before every linear layer that has none; needs ``p``.
-        p: a probability instead of the model's own, for all fused dropouts or per pattern of module names.
+        p: a probability instead of the model's own, for all fused dropouts or per pattern of module names;
+            0 removes them.
         block: the mask's block, or a dict from patterns of module names to blocks.
         kind: "bernoulli" or "balanced", see `BlockMask.draw`.
         include: patterns of module names; where given, only dropouts in them are fused.
