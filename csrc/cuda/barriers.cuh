@@ -64,10 +64,11 @@ __device__ __forceinline__ void set_flag(u64* flag, u64 value) {
   asm volatile("st.release.gpu.global.u64 [%0], %1;" ::"l"(flag), "l"(value) : "memory");
 }
 
-// Numbers from 0, a different one at each call.
-__device__ __forceinline__ u64 count_up(u64* count) {
-  u64 number;
-  asm volatile("atom.relaxed.gpu.global.add.u64 %0, [%1], 1;" : "=l"(number) : "l"(count) : "memory");
+// Numbers from 0, a different one at each call, which goes on until the number is looked at. (An addition would not: the assembler
+// makes one of all that a warp's threads might do there, and hands out the numbers at once.)
+__device__ __forceinline__ u32 count_up(u64* count) {
+  u32 number;
+  asm volatile("atom.relaxed.gpu.global.inc.u32 %0, [%1], 0x7fffffff;" : "=r"(number) : "l"(count) : "memory");
   return number;
 }
 

@@ -54,9 +54,9 @@ inline void set_flag(u64* flag, u64 value) {
   *flag = value;
 }
 
-inline u64 count_up(u64* count) {
+inline u32 count_up(u64* count) {
   let_others();
-  return (*count)++;
+  return static_cast<u32>((*count)++);
 }
 
 inline void meet(int barrier, int threads) { machine::meet(barrier, threads); }
