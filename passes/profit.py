@@ -73,7 +73,9 @@ def unprofitable(site: Site, beside: list[Linear], copied: bool = False) -> str:
         return ""
     work = sum(elements // max(cols, 1) * numbers for numbers in weights if numbers)
     p = USUAL_P if site.p is None or isinstance(site.p, fx.Node) else site.p
-    if profit.element * elements + profit.work * p * work < profit.cost:
+    # One that is inserted stands in for no other; on a CPU, what the multiply-adds spare is not measured.
+    element = 0 if site.inserted and profit.work else profit.element
+    if element * elements + profit.work * p * work < profit.cost:
         return f'too small to gain: {elements} elements, {work} multiply-adds beside them; select="all" fuses it'
     return ""
 

@@ -8,7 +8,6 @@ import inspect
 import io
 import os
 import pickle
-import statistics
 import subprocess
 import sys
 import time
@@ -73,7 +72,8 @@ def test_eval_costs_nothing(x: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
             for _ in range(20):
                 module(x)
             times.append((time.perf_counter() - start) / 20)
-    assert statistics.median(took[1]) - statistics.median(took[0]) < 20e-6
+    # The least of each: what else the machine does only adds.
+    assert min(took[1]) - min(took[0]) < 20e-6
     seen = []
     monkeypatch.setattr(MLP, "forward", lambda self, *args, **kwargs: seen.append((self, args, kwargs)))
     assert model(x, scale=2.0) is None

@@ -104,6 +104,17 @@ def test_profitable_on_a_gpu(rows, inputs, outputs, p, decision, monkeypatch: py
             )
 
 
+def test_profitable_where_there_was_no_dropout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `F.dropout` would cost is not saved there: only the multiply-adds count."""
+    monkeypatch.setitem(profit.PROFIT, "cpu", profit.PROFIT["cuda"])
+    for outputs, decision in ((16, "left"), (4096, "fused")):
+        net = nn.Sequential(nn.Linear(4096, outputs))
+        rows = sparsedrop.explain(net, torch.zeros(8192, 4096), options={"p": 0.1, "insert": "linear"}).to_dict()[
+            "sites"
+        ]
+        assert [row["decision"] for row in rows] == [decision], rows
+
+
 @pytest.mark.parametrize("training", [False, True])
 def test_leaves_everything_as_found(training: bool) -> None:
     net = Net().train(training)
