@@ -21,7 +21,8 @@ class Profit:
 
         element · elements + work · p · multiply-adds ≥ cost
 
-    with the elements that are dropped or not, and the multiply-adds of the linears beside them in a forward pass.
+    with the elements that are dropped or not, and the multiply-adds of the linears beside them in a forward pass. An
+    inserted dropout stands in for no other: there, where multiply-adds count, elements do not.
 
     Attributes:
         cost: what drawing the mask and the masked kernels add to a step.
@@ -73,7 +74,6 @@ def unprofitable(site: Site, beside: list[Linear], copied: bool = False) -> str:
         return ""
     work = sum(elements // max(cols, 1) * numbers for numbers in weights if numbers)
     p = USUAL_P if site.p is None or isinstance(site.p, fx.Node) else site.p
-    # One that is inserted stands in for no other; on a CPU, what the multiply-adds spare is not measured.
     element = 0 if site.inserted and profit.work else profit.element
     if element * elements + profit.work * p * work < profit.cost:
         return f'too small to gain: {elements} elements, {work} multiply-adds beside them; select="all" fuses it'

@@ -64,8 +64,8 @@ __device__ __forceinline__ void set_flag(u64* flag, u64 value) {
   asm volatile("st.release.gpu.global.u64 [%0], %1;" ::"l"(flag), "l"(value) : "memory");
 }
 
-// Numbers from 0, a different one at each call, which goes on until the number is looked at. (An addition would not: the assembler
-// makes one of all that a warp's threads might do there, and hands out the numbers at once.)
+// Numbers from 0, a different one at each call; nobody waits before the number is looked at. (Of an addition the assembler makes one for
+// all threads of a warp that might be there, and hands out its result at once.)
 __device__ __forceinline__ u32 count_up(u64* count) {
   u32 number;
   asm volatile("atom.relaxed.gpu.global.inc.u32 %0, [%1], 0x7fffffff;" : "=r"(number) : "l"(count) : "memory");

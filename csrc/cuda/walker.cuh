@@ -111,6 +111,7 @@ class Walker {
 
   __device__ __forceinline__ void take_number() {
     if (threadIdx.x % 32 == 0) {
+      // The first time the count may not have begun.
       if (taken_ == 1) wait_flag(args_.flags + gridDim.x, args_.ticket);
       number_ = static_cast<int>(count_up(args_.flags + gridDim.x + 1));
     }
