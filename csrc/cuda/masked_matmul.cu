@@ -17,8 +17,8 @@ extern "C" __global__ void __launch_bounds__(sparsedrop::kThreads, 1)
     for (int i = 0; i < kStages; ++i) init(shared.full[i], 1), init(shared.empty[i], kMathThreads / 32);
     publish_barriers();
   } else if (far == 1) {
-    for (int i = 0; i < kTilesAhead; ++i) init(shared.tile_full[i], 1), init(shared.tile_empty[i], kMathThreads / 32);
-    for (int i = 0; i < kBatchesAhead; ++i) init(shared.batch_full[i], 1), init(shared.batch_empty[i], 1);
+    for (int i = 0; i < kTilesAhead; ++i) init(shared.tile_full[i], 32), init(shared.tile_empty[i], kMathThreads / 32);
+    for (int i = 0; i < kBatchesAhead; ++i) init(shared.batch_full[i], 32), init(shared.batch_empty[i], 1);
     publish_barriers();
   } else if (far == 2) {
     init(shared.soon, 1), init(shared.given, kMathThreads);

@@ -65,8 +65,7 @@ __device__ void scout(Shared& shared, const Arguments& args) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) batch.column[i] = column[i];
     }
-    __syncwarp();
-    if (speaks) arrive(shared.batch_full[next.slot()]);
+    arrive(shared.batch_full[next.slot()]);
     next.advance();
   };
   const auto announce = [&](int line, const int (&column)[4], Brief brief) {
@@ -80,8 +79,7 @@ __device__ void scout(Shared& shared, const Arguments& args) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) tile.column[i] = column[i];
     }
-    __syncwarp();
-    if (speaks) arrive(shared.tile_full[slot.slot()]);
+    arrive(shared.tile_full[slot.slot()]);
     slot.advance();
   };
 #pragma unroll 1
