@@ -11,6 +11,7 @@ from pathlib import Path
 DRIVER = r"""
 #include <cstddef>
 #include <cstdio>
+#include <cstdlib>
 static __thread void* context;
 static char contexts[200];
 extern "C" {
@@ -55,8 +56,23 @@ int cuFuncGetParamInfo(void* function, size_t index, size_t*, size_t* bytes) {
   *bytes = sizes[index];
   return 0;
 }
-int cuLaunchKernel(void*, unsigned blocks, unsigned y, unsigned z, unsigned threads, unsigned, unsigned,
-                   unsigned shared, void* stream, void** parameters, void**) {
+int cuDriverGetVersion(int* version) {
+  const char* given = std::getenv("FAKE_DRIVER");
+  *version = given ? std::atoi(given) : 13000;
+  return 0;
+}
+struct Attribute {
+  int id, padding, value[16];
+};
+struct Config {
+  unsigned blocks, y, z, threads, more[2], shared;
+  void* stream;
+  const Attribute* attributes;
+  unsigned count;
+};
+int cuLaunchKernelEx(const Config* config, void*, void** parameters, void**) {
+  const auto [blocks, y, z, threads, more, shared, stream, attributes, count] = *config;
+  for (unsigned i = 0; i < count; ++i) std::printf("launch attribute %d = %d\n", attributes[i].id, attributes[i].value[0]);
   if (y > 1) {
     const int number = *static_cast<int*>(parameters[1]);
     std::printf("%u x %u x %u blocks of %u, %u bytes, stream %p: %llu %d\n", blocks, y, z, threads, shared, stream,

@@ -93,6 +93,8 @@ def test_random_problems(emulator, seeds, blocks, sizes, replays):
         # Parts that nobody hears of, or that nobody takes.
         (("parts.cuh", "set_flag(args.flags + shared.gives, args.ticket);", ""), DIVIDED, 5),
         (("consumer.cuh", "if (tile.peers() > 0) take_parts(args, c, told.stretch, tile.peers());", ""), DIVIDED, 5),
+        # Reads what kernels before it have not written yet.
+        (("masked_matmul.cu", "  wait_for_kernels_before();\n", ""), (500, 0), 5),
         # Counts on from what lay there.
         (("walker.cuh", "args.flags[blocks + 1] = 0;", ""), (700, 0), 3),
         # Loads what the scout has not told yet, and tells it where it is being read.

@@ -34,17 +34,22 @@ except RuntimeError as error:
 
 
 def test_what_the_driver_is_asked(ask: Callable[[str], list[str]]) -> None:
-    launched = "132 blocks of 384, 1000 bytes, stream 0x7: 10 20 30 30"
+    launched = ["launch attribute 6 = 1", "132 blocks of 384, 1000 bytes, stream 0x7: 10 20 30 30"]
     assert ask(SCRIPT) == [
         "context of 103",
         "kernel masked_matmul",
         "attribute 8 = 1000",
         *["map 9: 64 x 32, 128 bytes, box 64 x 16"] * 4,
-        launched,
+        *launched,
         "context of 103",  # the other thread has none of its own
-        launched,
+        *launched,
         "loading a kernel: fake failure (42)",
     ]
+
+
+def test_old_drivers_start_kernels_one_after_another(ask: Callable[[str], list[str]]) -> None:
+    assert "launch attribute 6 = 1" in ask(SCRIPT)
+    assert not any("launch attribute" in line for line in ask("import os; os.environ['FAKE_DRIVER'] = '12020'" + SCRIPT))
 
 
 def test_a_launch_leaves_the_threads_context_as_it_was(ask: Callable[[str], list[str]]) -> None:
@@ -95,8 +100,8 @@ for part in ready.launches:
         "map 9: 4096 x 140000, 8192 bytes, box 64 x 64",
         "map 9: 4096 x 140000, 8192 bytes, box 64 x 8",
     ]
-    launched = "132 blocks of 384, 232448 bytes, stream 0x7: 10 20 30 30"
-    assert lines[3:] == [*maps * 4, *[launched] * 4]
+    launched = ["launch attribute 6 = 1", "132 blocks of 384, 232448 bytes, stream 0x7: 10 20 30 30"]
+    assert lines[3:] == [*maps * 4, *launched * 4]
 
 
 def spec(m: int, n: int, k: int, block: tuple[int, int], side: str) -> Spec:

@@ -52,6 +52,9 @@ __device__ __forceinline__ bool elect_one() {
   return elected;
 }
 
+// Until the kernels before this one in the stream have ended, and what they wrote is there.
+__device__ __forceinline__ void wait_for_kernels_before() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
+
 // Flags in global memory, seen by other thread blocks.
 __device__ __forceinline__ void wait_flag(const u64* flag, u64 value) {
   u64 found;

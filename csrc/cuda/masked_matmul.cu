@@ -31,6 +31,7 @@ extern "C" __global__ void __launch_bounds__(sparsedrop::kThreads, 1)
     reinterpret_cast<uint4*>(shared.zeros)[threadIdx.x % (kZeroRows * 8)] = make_uint4(0, 0, 0, 0);
     publish_shared();
   }
+  wait_for_kernels_before();
   make_schedule<kThreads>(shared.schedule, *reinterpret_cast<Counts*>(shared.stages), args);
   if (threadIdx.x < 128) {
     shrink_registers<72>();

@@ -42,6 +42,7 @@ const Driver& driver() {
     void* library = dlopen("libcuda.so.1", RTLD_NOW);
     if (!library) throw std::runtime_error(std::string("no CUDA driver: ") + dlerror());
     Driver d;
+    find(library, "cuDriverGetVersion", d.version);
     find(library, "cuGetErrorString", d.error_string);
     find(library, "cuDeviceGet", d.device);
     find(library, "cuCtxGetCurrent", d.context);
@@ -52,7 +53,7 @@ const Driver& driver() {
     find(library, "cuFuncSetAttribute", d.function_attribute);
     find(library, "cuTensorMapEncodeTiled", d.encode);
     find(library, "cuTensorMapReplaceAddress", d.replace_address);
-    find(library, "cuLaunchKernel", d.launch);
+    find(library, "cuLaunchKernelEx", d.launch);
     d.parameter = reinterpret_cast<decltype(d.parameter)>(dlsym(library, "cuFuncGetParamInfo"));
     return d;
   }();

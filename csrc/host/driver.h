@@ -11,7 +11,23 @@ struct alignas(64) TensorMap {
   std::uint64_t words[16];
 };
 
+// As the driver's interface fixes them.
+struct LaunchAttribute {
+  int id;
+  alignas(8) int value;
+  unsigned char rest[60];
+};
+struct LaunchConfig {
+  unsigned grid[3], block[3], shared_bytes;
+  void* stream;
+  LaunchAttribute* attributes;
+  unsigned attribute_count;
+};
+
+static_assert(sizeof(LaunchAttribute) == 72 && sizeof(LaunchConfig) == 56);
+
 struct Driver {
+  int (*version)(int*);
   int (*error_string)(int, const char**);
   int (*device)(int*, int);
   int (*context)(void**);
@@ -23,7 +39,7 @@ struct Driver {
   int (*encode)(TensorMap*, int, std::uint32_t, void*, const std::uint64_t*, const std::uint64_t*, const std::uint32_t*,
                 const std::uint32_t*, int, int, int, int);
   int (*replace_address)(TensorMap*, void*);
-  int (*launch)(void*, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, void*, void**, void**);
+  int (*launch)(const LaunchConfig*, void*, void**, void**);
   int (*parameter)(void*, std::size_t, std::size_t*, std::size_t*);  // null in drivers before CUDA 12.4
 
   void check(int code, const char* what) const;

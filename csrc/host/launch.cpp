@@ -8,6 +8,8 @@
 namespace sparsedrop {
 namespace {
 
+enum { kProgrammaticStreamSerialization = 6 };  // CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
+
 // Starts anywhere, so that what other processes or earlier runs left in memory is no ticket of ours.
 unsigned long long next_ticket() {
   static std::atomic<unsigned long long> next{[] {
@@ -34,6 +36,13 @@ void Launch::fill(Fill what, std::size_t place, unsigned slot, std::size_t beyon
   if (filled_count_ == kMostFilled) throw std::runtime_error("a kernel with more addresses than a launch holds");
   filled_[filled_count_++] = {what, static_cast<std::uint8_t>(slot), static_cast<std::uint16_t>(place),
                               static_cast<std::uint32_t>(beyond)};
+}
+
+void Launch::overlap() {
+  // Older drivers can't capture it in a graph.
+  int version = 0;
+  driver().check(driver().version(&version), "asking for the driver's version");
+  overlaps_ = version >= 12030;
 }
 
 bool Launch::fits_kernel() const {
@@ -68,9 +77,9 @@ void Launch::start(void* stream, const std::uintptr_t* addresses) const {
   }
   void* parameters[kMostParameters];
   for (unsigned i = 0; i < parameter_count_; ++i) parameters[i] = data + parameters_[i].place;
-  driver().check(driver().launch(reinterpret_cast<void*>(kernel_), grid_[0], grid_[1], grid_[2], threads_, 1, 1,
-                                 shared_bytes_, stream, parameters, nullptr),
-                 "starting a kernel");
+  LaunchAttribute overlap{kProgrammaticStreamSerialization, 1, {}};
+  const LaunchConfig config{{grid_[0], grid_[1], grid_[2]}, {threads_, 1, 1}, shared_bytes_, stream, &overlap, overlaps_};
+  driver().check(driver().launch(&config, reinterpret_cast<void*>(kernel_), parameters, nullptr), "starting a kernel");
 }
 
 }  // namespace sparsedrop

@@ -29,6 +29,9 @@ class Launch {
   void float_at(std::size_t place, unsigned slot) { fill(Fill::number, place, slot, 0); }
   void ticket_at(std::size_t place) { fill(Fill::ticket, place, 0, 0); }
 
+  // The kernel may begin while the one before it in the stream ends: it waits itself before it reads or writes memory.
+  void overlap();
+
   // Whether the kernel takes parameters of just these sizes; false also where the driver cannot tell.
   bool fits_kernel() const;
 
@@ -50,6 +53,7 @@ class Launch {
   void fill(Fill what, std::size_t place, unsigned slot, std::size_t beyond);
 
   int device_ = 0;
+  bool overlaps_ = false;
   std::uintptr_t kernel_ = 0;
   unsigned grid_[3] = {}, threads_ = 0, shared_bytes_ = 0, bytes_ = 0, parameter_count_ = 0, filled_count_ = 0;
   Parameter parameters_[kMostParameters] = {};

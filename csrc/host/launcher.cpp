@@ -70,6 +70,7 @@ Launch hopper_launch(int device, std::uintptr_t kernel, unsigned blocks, unsigne
   launch.address_at(at + offsetof(Arguments, partials), kWorkspace);
   launch.address_at(at + offsetof(Arguments, flags), kWorkspace, blocks * kTileA * kTileB * sizeof(float));
   launch.ticket_at(at + offsetof(Arguments, ticket));
+  launch.overlap();
   return launch;
 }
 

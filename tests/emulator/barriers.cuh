@@ -40,6 +40,11 @@ inline bool elect_one() {
   return machine::lane() == 0;
 }
 
+inline void wait_for_kernels_before() {
+  if (machine::before) machine::before();
+  machine::before = nullptr;
+}
+
 // What other thread blocks see: they may run first.
 inline void let_others() {
   machine::block->yields = machine::block->draw(2) == 0;

@@ -48,9 +48,10 @@ int cuTensorMapReplaceAddress(Map* map, void* address) {
   map[0] = reinterpret_cast<Map>(address);
   return map[0] % 16 == 0 ? 0 : 1;
 }
-int cuLaunchKernel(void* kernel, unsigned blocks, unsigned, unsigned, unsigned threads, unsigned, unsigned, unsigned,
-                   void*, void** parameters, void**) {
+int cuDriverGetVersion(int* version) { return (*version = 13000) < 0; }
+int cuLaunchKernelEx(const unsigned* config, void* kernel, void** parameters, void**) {
   static unsigned seed = static_cast<unsigned>(std::atoi(std::getenv("EMULATOR_SEED")));
+  const unsigned blocks = config[0], threads = config[3];
   return reinterpret_cast<Kernel>(kernel)(parameters[0], parameters[1], blocks, threads, seed += 1000);
 }
 }

@@ -43,6 +43,18 @@ bool run_grid(const sparsedrop::Maps& maps, const sparsedrop::Arguments& argumen
 
 }  // namespace
 
+// The kernel that makes a plan has not ended when this one begins: until then all blocks are dropped.
+void delay_plan(const sparsedrop::Lists& lists, int lines) {
+  if (!lists.plan) return;
+  const auto begin = const_cast<int*>(lists.plan), end = begin + std::max({lists.count, lists.order, lists.index + lines * (lists.length - 1)}) + lines;
+  const std::vector<int> made(begin, end);
+  std::fill(begin, end, 0);
+  machine::before = [=, earlier = machine::before] {
+    if (earlier) earlier();
+    std::copy(made.begin(), made.end(), begin);
+  };
+}
+
 // Once, or again with the same memory to work in, as a captured graph's replays are. A result other than 0 where it hangs.
 extern "C" int launch(const void* maps, const void* arguments, unsigned count, unsigned threads, unsigned seed) {
   const auto& all = *static_cast<const sparsedrop::Maps*>(maps);
@@ -50,7 +62,10 @@ extern "C" int launch(const void* maps, const void* arguments, unsigned count, u
   for (int i = 0; i <= (replays ? std::atoi(replays) : 0); ++i) {
     for (unsigned row = 0; i > 0 && row < all.c.outer; ++row)
       std::memset(reinterpret_cast<char*>(all.c.address + row * all.c.stride), 0xFF, 2 * all.c.inner);
-    if (!run_grid(all, *static_cast<const sparsedrop::Arguments*>(arguments), count, threads, seed + 1000 * i))
+    const auto& given = *static_cast<const sparsedrop::Arguments*>(arguments);
+    delay_plan(given.walk, given.lines);
+    delay_plan(given.out, given.lines);
+    if (!run_grid(all, given, count, threads, seed + 1000 * i))
       return 719;  // CUDA_ERROR_LAUNCH_FAILED
   }
   return 0;

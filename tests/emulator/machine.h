@@ -77,6 +77,7 @@ struct Block {
 };
 
 inline Block* block;
+inline std::function<void()> before;  // what kernels before this one have still to do
 inline Index block_index, grid_size;
 
 inline void wait_until(std::function<bool()> ready) {
