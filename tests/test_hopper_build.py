@@ -15,9 +15,9 @@ from torch_sparsedrop.providers.cache import cache_folder
 from torch_sparsedrop.providers.hopper import kernel, nvrtc
 
 VARIANTS = [
-    kernel.Variant(dtype, a, b, c, piece)
+    kernel.Variant(dtype, a, b, c, piece, pair)
     for a, b, c in itertools.product((False, True), repeat=3)
-    for dtype, piece in ((torch.bfloat16, 128), (torch.float16, 64))
+    for dtype, piece, pair in ((torch.bfloat16, 128, 1), (torch.float16, 64, 1), (torch.bfloat16, 128, 2))
 ]
 
 

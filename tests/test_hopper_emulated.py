@@ -23,12 +23,12 @@ class Emulator:
         subprocess.run(["g++", "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", *driver], check=True)
 
     def run(
-        self, *seeds: int, blocks: int = 5, sizes: tuple[int, int] = (700, 0), order: int = 0, replays: int = 0,
-        change: tuple[str, str, str] | None = None,
+        self, *seeds: int, blocks: int = 5, pair: int = 1, sizes: tuple[int, int] = (700, 0), order: int = 0,
+        replays: int = 0, change: tuple[str, str, str] | None = None,
     ) -> subprocess.CompletedProcess[str]:  # fmt: skip
-        """Compares random problems with the reference. ``sizes``: up to the first, and one of them about the second;
-        ``order`` draws what happens when; ``replays``: of each launch; ``change``: in a source file, a text in the
-        place of another."""
+        """Compares random problems with the reference. ``pair``: thread blocks side by side; ``sizes``: up to the
+        first, one of them about the second; ``order`` draws what happens when; ``replays``: of each launch; ``change``:
+        in a source file, a text in the place of another."""
         sources = self.folder / f"{abs(hash(change))}"
         if not sources.exists():
             shutil.copytree(HERE / "emulator", sources)
@@ -45,7 +45,7 @@ class Emulator:
             "EMULATOR_SEED": str(order),
             "EMULATOR_REPLAYS": str(replays),
         }
-        numbers = map(str, (blocks, *sizes, *seeds))
+        numbers = map(str, (blocks, pair, *sizes, *seeds))
         command = [sys.executable, str(sources / "run.py"), str(sources), *numbers]
         return subprocess.run(command, env=environment, capture_output=True, text=True)
 
@@ -62,49 +62,63 @@ WHOLE_FIRST = 700, 4000
 
 
 @pytest.mark.parametrize(
-    ("seeds", "blocks", "sizes", "replays"),
+    ("seeds", "blocks", "pair", "sizes", "replays"),
     [
-        (range(6), 5, (700, 0), 1),
-        (range(10, 16), 12, (700, 0), 0),
-        (range(20, 26), 1, (500, 0), 0),
-        (range(30, 36), 6, DIVIDED, 0),
-        ((50, 53), 4, WHOLE_FIRST, 1),
+        (range(4), 5, 1, (700, 0), 1),
+        (range(10, 14), 12, 1, (700, 0), 0),
+        (range(20, 24), 1, 1, (500, 0), 0),
+        (range(30, 34), 6, 1, DIVIDED, 0),
+        ((50,), 4, 1, WHOLE_FIRST, 1),
+        (range(3), 6, 2, (700, 0), 1),
+        ((10, 15), 2, 2, (1100, 0), 0),
+        ((30, 33), 6, 2, DIVIDED, 0),
+        ((50,), 8, 2, WHOLE_FIRST, 1),
     ],
     ids=str,
 )
-def test_random_problems(emulator, seeds, blocks, sizes, replays):
-    done = emulator.run(*seeds, blocks=blocks, sizes=sizes, order=seeds[0], replays=replays)
+def test_random_problems(emulator, seeds, blocks, pair, sizes, replays):
+    done = emulator.run(*seeds, blocks=blocks, pair=pair, sizes=sizes, order=seeds[0], replays=replays)
     assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(
-    ("change", "sizes", "blocks"),
+    ("change", "sizes", "blocks", "pair"),
     [
         # Loads into what is being read, and reads what is not there yet.
-        (("producer.cuh", "wait(shared.empty[stage.slot()], stage.parity() ^ 1);", ""), (700, 0), 5),
-        (("consumer.cuh", "wait(shared.full[stage.slot()], stage.parity());", ""), (700, 0), 5),
+        (("producer.cuh", "wait(shared.empty[stage.slot()], stage.parity() ^ 1);", ""), (700, 0), 5, 1),
+        (("consumer.cuh", "wait(shared.full[stage.slot()], stage.parity());", ""), (700, 0), 5, 1),
         # Gives back what is being read: by a multiplication, by a store.
-        (("consumer.cuh", "wgmma_wait<1>();", ""), (500, 0), 5),
-        (("epilogue.cuh", "      wait_stores_read();\n      meet(2 + group(), 128);\n", ""), (700, 0), 1),
+        (("consumer.cuh", "wgmma_wait<1>();", ""), (500, 0), 5, 1),
+        (("epilogue.cuh", "      wait_stores_read();\n      meet(2 + group(), 128);\n", ""), (700, 0), 1, 1),
         # Describes a tile before the last one has left.
-        (("scout.cuh", "wait(shared.tile_empty[slot.slot()], slot.parity() ^ 1);", ""), (500, 0), 1),
+        (("scout.cuh", "wait(shared.tile_empty[slot.slot()], slot.parity() ^ 1);", ""), (500, 0), 1, 1),
         # Never gives it back.
-        (("consumer.cuh", "if (threadIdx.x % 32 == 0) arrive(shared.empty[before]);", ""), (500, 0), 5),
+        (("consumer.cuh", "    arrive_at_all(shared.empty[before]);\n", ""), (500, 0), 5, 1),
         # Parts that nobody hears of, or that nobody takes.
-        (("parts.cuh", "set_flag(args.flags + shared.gives, args.ticket);", ""), DIVIDED, 5),
-        (("consumer.cuh", "if (tile.peers() > 0) take_parts(args, c, told.stretch, tile.peers());", ""), DIVIDED, 5),
+        (("parts.cuh", "set_flag(args.flags + share_of(shared.gives), args.ticket);", ""), DIVIDED, 5, 1),
+        (("consumer.cuh", "if (tile.peers() > 0) take_parts(args, c, told.stretch, tile.peers());", ""), DIVIDED, 5, 1),
         # Reads what kernels before it have not written yet.
-        (("masked_matmul.cu", "  wait_for_kernels_before();\n", ""), (500, 0), 5),
+        (("masked_matmul.cu", "  wait_for_kernels_before();\n", ""), (500, 0), 5, 1),
         # Counts on from what lay there.
-        (("walker.cuh", "args.flags[blocks + 1] = 0;", ""), (700, 0), 3),
+        (("walker.cuh", "args.flags[gridDim.x + 1] = 0;", ""), (700, 0), 3, 1),
         # Loads what the scout has not told yet, and tells it where it is being read.
-        (("producer.cuh", "wait(shared.batch_full[now.slot()], now.parity());", ""), (500, 0), 5),
-        (("scout.cuh", "wait(shared.batch_empty[next.slot()], next.parity() ^ 1);", ""), DIVIDED, 1),
+        (("producer.cuh", "wait(shared.batch_full[now.slot()], now.parity());", ""), (500, 0), 5, 1),
+        (("scout.cuh", "wait(shared.batch_empty[next.slot()], next.parity() ^ 1);", ""), DIVIDED, 1, 1),
+        # Loads what another thread block beside it is still reading; ends while another one still arrives at it.
+        (
+            ("pair.cuh", "if (lane < kPair) arrive_at(barrier, lane);", "if (lane < kPair) arrive(barrier);"),
+            (700, 0),
+            6,
+            2,
+        ),
+        (("masked_matmul.cu", "here.\n  arrive_all();\n  wait_all();\n", "\n"), (500, 0), 6, 2),
     ],
     ids=lambda it: it[1].strip()[:30] if isinstance(it, tuple) and len(it) == 3 else "",
 )
-def test_emulator_notices(emulator, change, sizes, blocks):
+def test_emulator_notices(emulator, change, sizes, blocks, pair):
     """A kernel that does not wait, or waits for ever, fails in some order of events."""
-    done = emulator.run(*range(3), blocks=blocks, sizes=sizes, change=change, replays=int(change[0] == "walker.cuh"))
+    done = emulator.run(
+        *range(3), blocks=blocks, pair=pair, sizes=sizes, change=change, replays=int(change[0] == "walker.cuh")
+    )
     assert done.returncode != 0
     assert "AssertionError" in done.stderr or "hangs" in done.stderr, done.stderr

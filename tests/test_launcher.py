@@ -49,7 +49,9 @@ def test_what_the_driver_is_asked(ask: Callable[[str], list[str]]) -> None:
 
 def test_old_drivers_start_kernels_one_after_another(ask: Callable[[str], list[str]]) -> None:
     assert "launch attribute 6 = 1" in ask(SCRIPT)
-    assert not any("launch attribute" in line for line in ask("import os; os.environ['FAKE_DRIVER'] = '12020'" + SCRIPT))
+    assert not any(
+        "launch attribute" in line for line in ask("import os; os.environ['FAKE_DRIVER'] = '12020'" + SCRIPT)
+    )
 
 
 def test_a_launch_leaves_the_threads_context_as_it_was(ask: Callable[[str], list[str]]) -> None:
@@ -83,7 +85,8 @@ def test_kernels_of_triton(ask: Callable[[str], list[str]]) -> None:
 
 
 def test_from_a_problem_to_the_driver(ask: Callable[[str], list[str]]) -> None:
-    """X (140,000, 4096), masked, times W (4096, 4096): more rows than three launches take."""
+    """X (140,000, 4096), masked, times W (4096, 4096): more rows than three launches take, and enough that pairs of
+    thread blocks share a box of X, half each."""
     lines = ask("""
 from test_launcher import spec
 from torch_sparsedrop.providers.cuda import device
@@ -95,7 +98,7 @@ for part in ready.launches:
     part(7, [10, 20, 30, 0, 0, 0, 40, 0, 0, 4096])
 """)
     maps = [
-        "map 9: 4096 x 140000, 8192 bytes, box 64 x 128",
+        "map 9: 4096 x 140000, 8192 bytes, box 64 x 64",
         "map 9: 4096 x 4096, 8192 bytes, box 64 x 128",
         "map 9: 4096 x 140000, 8192 bytes, box 64 x 64",
         "map 9: 4096 x 140000, 8192 bytes, box 64 x 8",
@@ -133,12 +136,31 @@ def test_problems_that_the_kernel_refuses(m, n, k, block, refused, side):
 
 @pytest.mark.parametrize("side", ["in", "out"])
 @pytest.mark.parametrize("block", [(128, 128), (256, 64), (384, 4096), (8192, 128)])
+@pytest.mark.parametrize("pair", [1, 2])
 @pytest.mark.parametrize("shape", [(128, 128, 128), (100_000, 4096, 1024), (1000, 120_000, 512)])
-def test_launches_fit_the_kernels_table(shape, block, side):
+def test_launches_fit_the_kernels_table(shape, block, side, pair):
     problem = spec(*shape, block, side)
     if launch._unfit(problem) is None:
-        rows = launch.Rows.of(problem)
+        rows = launch.Rows.of(problem, pair)
         host = launch.kernel.host()
         assert 0 < rows.in_a_block * rows.sections <= host.most_rows
         assert rows.lines * rows.in_a_block * host.tile[0] >= shape[0]
         assert rows.panels * rows.panel * host.slab >= shape[1]
+        assert rows.panel % (pair * host.tile[1] // host.slab) == 0
+
+
+@pytest.mark.parametrize(
+    ("m", "n", "k", "side", "pair"),
+    [
+        (8192, 8192, 8192, "in", 2),
+        (8192, 8192, 8192, "out", 1),  # tiles of a row are where the mask keeps them
+        (8192, 4096, 4096, "in", 1),  # too small to gain
+        (16384, 8192 + 256, 8192, "in", 1),  # two thirds of the last tiles would lie outside
+        (128, 2**20, 8192, "in", 2),
+    ],
+)
+def test_large_problems_are_computed_by_pairs(monkeypatch, m, n, k, side, pair):
+    monkeypatch.setattr(launch.devices, "multiprocessors", lambda _: 132)
+    assert launch._pair(spec(m, n, k, (128, 128), side)) == pair
+    monkeypatch.setattr(launch.devices, "multiprocessors", lambda _: 131)
+    assert launch._pair(spec(m, n, k, (128, 128), side)) == 1

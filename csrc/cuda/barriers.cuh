@@ -39,6 +39,46 @@ __device__ __forceinline__ void wait(Barrier& barrier, u32 parity) {
       : "memory");
 }
 
+// On that barrier of another thread block of the cluster, or of this one, which this thread has only read from.
+__device__ __forceinline__ void arrive_beside(Barrier& barrier, int rank) {
+  asm volatile(
+      "{\n"
+      ".reg .b32 there;\n"
+      "mapa.shared::cluster.u32 there, %0, %1;\n"
+      "mbarrier.arrive.shared::cluster.b64 _, [there];\n"
+      "}\n" ::"r"(shared_address(&barrier)),
+      "r"(rank)
+      : "memory");
+}
+
+__device__ __forceinline__ void arrive_and_expect_beside(Barrier& barrier, u32 bytes, int rank) {
+  asm volatile(
+      "{\n"
+      ".reg .b32 there;\n"
+      "mapa.shared::cluster.u32 there, %0, %1;\n"
+      "mbarrier.arrive.expect_tx.shared::cluster.b64 _, [there], %2;\n"
+      "}\n" ::"r"(shared_address(&barrier)),
+      "r"(rank), "r"(bytes)
+      : "memory");
+}
+
+// Four bytes into its shared memory, which count on its barrier when they are there.
+__device__ __forceinline__ void write_beside(void* to, u32 value, Barrier& barrier, int rank) {
+  asm volatile(
+      "{\n"
+      ".reg .b32 there, counts;\n"
+      "mapa.shared::cluster.u32 there, %0, %3;\n"
+      "mapa.shared::cluster.u32 counts, %2, %3;\n"
+      "st.async.shared::cluster.mbarrier::complete_tx::bytes.b32 [there], %1, [counts];\n"
+      "}\n" ::"r"(shared_address(to)),
+      "r"(value), "r"(shared_address(&barrier)), "r"(rank)
+      : "memory");
+}
+
+// All threads of the cluster arrive, and wait later until all others have.
+__device__ __forceinline__ void arrive_cluster() { asm volatile("barrier.cluster.arrive.relaxed;" ::: "memory"); }
+__device__ __forceinline__ void wait_cluster() { asm volatile("barrier.cluster.wait;" ::: "memory"); }
+
 // Makes initialised barriers known to the copy engine.
 __device__ __forceinline__ void publish_barriers() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
 

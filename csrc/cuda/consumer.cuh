@@ -24,7 +24,7 @@ __device__ __forceinline__ void sum_steps(Shared& shared, const Maps& maps, floa
     stage.advance();
     start(true);
     wgmma_wait<1>();
-    if (threadIdx.x % 32 == 0) arrive(shared.empty[before]);
+    arrive_at_all(shared.empty[before]);
   };
   start(false);
   outgoing.send<0>(shared, maps, now);
@@ -52,7 +52,7 @@ __device__ __forceinline__ Brief finish_tile(Shared& shared, const Arguments& ar
   now.advance();
   const Brief next = hear(shared, now);
   wgmma_wait<0>();
-  if (threadIdx.x % 32 == 0) arrive(shared.empty[stage.slot()]);
+  arrive_at_all(shared.empty[stage.slot()]);
   stage.advance();
   const Tile& told = shared.tiles[now.slot_before()];
   if (!tile.whole()) {

@@ -65,7 +65,7 @@ struct Outgoing {
     }
     if constexpr (Slab == 3) {
       __syncwarp();
-      if (threadIdx.x % 32 == 0) arrive(shared.tile_empty[now.slot_before()]);
+      if (threadIdx.x % 32 == 0) arrive_at(shared.tile_empty[now.slot_before()], 0);
     }
   }
 

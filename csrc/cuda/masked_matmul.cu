@@ -5,7 +5,13 @@
 #include "scout.cuh"
 #include "zeros.cuh"
 
-extern "C" __global__ void __launch_bounds__(sparsedrop::kThreads, 1)
+#if SPARSEDROP_PAIR > 1
+#define SPARSEDROP_CLUSTER __cluster_dims__(SPARSEDROP_PAIR, 1, 1)
+#else
+#define SPARSEDROP_CLUSTER
+#endif
+
+extern "C" __global__ void SPARSEDROP_CLUSTER __launch_bounds__(sparsedrop::kThreads, 1)
     masked_matmul(const __grid_constant__ sparsedrop::Maps maps, const __grid_constant__ sparsedrop::Arguments args) {
   using namespace sparsedrop;
   extern __shared__ __align__(1024) char memory[];
@@ -14,11 +20,11 @@ extern "C" __global__ void __launch_bounds__(sparsedrop::kThreads, 1)
   const int far = threadIdx.x % 32 ? -1 : (kThreads - 1 - static_cast<int>(threadIdx.x)) / 32;
   if (far == 0) {
     if (shared_address(memory) % 1024) __trap();
-    for (int i = 0; i < kStages; ++i) init(shared.full[i], 1), init(shared.empty[i], kMathThreads / 32);
+    for (int i = 0; i < kStages; ++i) init(shared.full[i], 1), init(shared.empty[i], kPair * kMathThreads / 32);
     publish_barriers();
   } else if (far == 1) {
-    for (int i = 0; i < kTilesAhead; ++i) init(shared.tile_full[i], 32), init(shared.tile_empty[i], kMathThreads / 32);
-    for (int i = 0; i < kBatchesAhead; ++i) init(shared.batch_full[i], 32), init(shared.batch_empty[i], 1);
+    for (int i = 0; i < kTilesAhead; ++i) init(shared.tile_full[i], kTelling), init(shared.tile_empty[i], kPair * kMathThreads / 32);
+    for (int i = 0; i < kBatchesAhead; ++i) init(shared.batch_full[i], kTelling), init(shared.batch_empty[i], kPair);
     publish_barriers();
   } else if (far == 2) {
     init(shared.soon, 1), init(shared.given, kMathThreads);
@@ -31,15 +37,17 @@ extern "C" __global__ void __launch_bounds__(sparsedrop::kThreads, 1)
     reinterpret_cast<uint4*>(shared.zeros)[threadIdx.x % (kZeroRows * 8)] = make_uint4(0, 0, 0, 0);
     publish_shared();
   }
+  arrive_all();
   wait_for_kernels_before();
   make_schedule<kThreads>(shared.schedule, *reinterpret_cast<Counts*>(shared.stages), args);
+  wait_all();
   if (threadIdx.x < 128) {
     shrink_registers<72>();
     const int warp = threadIdx.x / 32;
     if (warp == 0) {
       produce(shared, args, maps);
     } else if (warp == 1) {
-      scout(shared, args);
+      if (rank() == 0) scout(shared, args);
     } else if (warp == 2) {
       if (args.out.plan) write_zeros(shared, args, maps);
     } else if (threadIdx.x % 32 == 0) {
@@ -49,4 +57,7 @@ extern "C" __global__ void __launch_bounds__(sparsedrop::kThreads, 1)
     grow_registers<216>();
     consume(shared, args, maps);
   }
+  // The others may still arrive here.
+  arrive_all();
+  wait_all();
 }

@@ -7,8 +7,11 @@ namespace sparsedrop {
 
 constexpr int kAtOnce = 8;  // loads under way
 
+// Of a stretch, this thread block's share.
+__device__ __forceinline__ int share_of(int stretch) { return stretch * kPair + rank(); }
+
 __device__ __forceinline__ float4* part_of(const Arguments& args, int stretch) {
-  return reinterpret_cast<float4*>(args.partials) + static_cast<long long>(stretch) * (kTileA * kTileB / 4) +
+  return reinterpret_cast<float4*>(args.partials) + static_cast<long long>(share_of(stretch)) * (kTileA * kTileB / 4) +
          (threadIdx.x % kMathThreads);
 }
 
@@ -35,7 +38,7 @@ template <int Sums>
 __device__ __forceinline__ void take_parts(const Arguments& args, float (&c)[Sums], int stretch, int peers) {
 #pragma unroll 1
   for (int other = stretch - peers; other < stretch; ++other) {
-    wait_flag(args.flags + other, args.ticket);
+    wait_flag(args.flags + share_of(other), args.ticket);
     const float4* from = part_of(args, other);
 #pragma unroll
     for (int i = 0; i < Sums / 4; i += kAtOnce) {
@@ -49,7 +52,7 @@ __device__ __forceinline__ void take_parts(const Arguments& args, float (&c)[Sum
       }
     }
     meet(1, kMathThreads);
-    if (threadIdx.x % kMathThreads == 0) set_flag(args.flags + other, 0);
+    if (threadIdx.x % kMathThreads == 0) set_flag(args.flags + share_of(other), 0);
   }
 }
 
@@ -58,7 +61,7 @@ __device__ void publish_part(Shared& shared, const Arguments& args) {
   wait(shared.given, 0);
   if (shared.gives < 0) return;
   __threadfence();
-  set_flag(args.flags + shared.gives, args.ticket);
+  set_flag(args.flags + share_of(shared.gives), args.ticket);
 }
 
 }  // namespace sparsedrop

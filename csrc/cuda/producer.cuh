@@ -8,7 +8,11 @@ namespace sparsedrop {
 __device__ __forceinline__ void load_step(const Maps& maps, char* stage, Barrier& full, const int (&column)[4],
                                           int halves, int line, int t) {
   arrive_and_expect(full, kABytes + halves * kHalfBytes);
-  if constexpr (kALinesFirst) {
+  if constexpr (kPair > 1) {
+    const int mine = rank() * kSlab;
+    char* const here = stage + rank() * kSlabBytes;
+    load_box_for_both(here, maps.a, kALinesFirst ? line + mine : t, kALinesFirst ? t : line + mine, full);
+  } else if constexpr (kALinesFirst) {
     load_box(stage, maps.a, line, t, full);
     load_box(stage + kSlabBytes, maps.a, line + 64, t, full);
   } else {
@@ -38,7 +42,7 @@ __device__ void produce(Shared& shared, const Arguments& args, const Maps& maps)
     const int column[4] = {batch.column[0], batch.column[1], batch.column[2], batch.column[3]};
     int at = 0, within = batch.within, t = __shfl_sync(~0u, terms, at);
     __syncwarp();
-    if (speaks) arrive(shared.batch_empty[now.slot()]);
+    if (speaks) arrive_at(shared.batch_empty[now.slot()], 0);
     now.advance();
     if (count == 0) break;
 #pragma unroll 1

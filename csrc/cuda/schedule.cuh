@@ -3,8 +3,7 @@
 // works this out itself.
 #pragma once
 
-#include "arguments.h"
-#include "barriers.cuh"
+#include "pair.cuh"
 
 namespace sparsedrop {
 
@@ -13,7 +12,8 @@ constexpr int kPartCost = 18;          // what giving and taking a part costs, i
 constexpr int kTileSteps = 1;          // what a tile costs besides its own steps
 constexpr int kLongSum = 10;           // steps
 constexpr int kCached = 24 << 20;      // elements of B that the cache holds all
-constexpr int kWhole = 5, kHalf = 4;   // cost of a step of a tile with both halves and with one, which waits for its data
+// Cost of a step of a tile with both halves and with one, which waits for its data.
+constexpr int kWhole = 5, kHalf = kPair > 1 ? 3 : 4;
 constexpr int kLeastShare = 2 * kShortest * kWhole;  // so that each stretch has steps of its own
 
 // A panel of a row of tiles, or the half tile that it ends with.
@@ -46,7 +46,7 @@ __device__ __forceinline__ int divide_small(int a, int b) {
 
 __device__ __forceinline__ int step_cost(int halves) { return halves == 2 ? kWhole : kHalf; }
 __device__ __forceinline__ int steps_of(const Row& row) { return max(static_cast<int>(row.steps), 1); }
-__device__ __forceinline__ int halves_of(const Row& row, int tile) { return 4 * tile + 2 < static_cast<int>(row.slabs) ? 2 : 1; }
+__device__ __forceinline__ int halves_of(const Row& row, int tile) { return kTileSlabs * tile + kTileSlabs / 2 < static_cast<int>(row.slabs) ? 2 : 1; }
 __device__ __forceinline__ int tile_cost(int halves, int steps) { return step_cost(halves) * (max(steps, 1) + kTileSteps); }
 
 // The panel of a row of the table, behind all if it is a half tile, and the row of tiles, longest first, among those of the
@@ -105,14 +105,15 @@ __device__ __forceinline__ void make_schedule(Schedule& s, Counts& counts, const
   for (int row = first; row < last; at = place_of(args, ++row)) {
     const int rank = args.first_row + at.rank, block = divide_small(rank, args.rows_per_block), line = counts.order[block];
     const int inner = rank - block * args.rows_per_block, a = line * args.rows_per_block + inner;
-    const int all = a * kTileA < args.size_a ? counts.slabs[line] : 0, whole = (all + 1) / 4 * 4;
+    const int all = a * kTileA < args.size_a ? counts.slabs[line] : 0, whole = (all + kTileSlabs / 2 - 1) / kTileSlabs * kTileSlabs;
     const bool half = at.panel == args.panels;
     const int slabs = half ? max(all - whole, 0) : min(max(min(whole, all) - at.panel * args.panel, 0), args.panel);
     const int steps = counts.steps[line];
     s.rows[row] = {cost, static_cast<unsigned short>(tiles), static_cast<unsigned short>(steps), static_cast<unsigned>(line),
                    static_cast<unsigned>(slabs), static_cast<unsigned>(at.panel * args.rows_per_block + inner)};
-    tiles += divide_up(slabs, 4);
-    cost += half ? divide_up(slabs, 4) * tile_cost(1, steps) : divide_up(slabs, 4) * tile_cost(2, steps);
+    const int here = divide_up(slabs, kTileSlabs);
+    tiles += here;
+    cost += half ? here * tile_cost(1, steps) : here * tile_cost(2, steps);
   }
   int tiles_before = tiles, cost_before = cost;
   sums_before(tiles_before, cost_before, counts.sums);

@@ -29,22 +29,23 @@ __device__ __forceinline__ int term_of(const Arguments& args, const Row& row, in
   return block * args.walk.block;
 }
 
-// A tile's bias, in the lanes of a warp.
+// A tile's bias, or that of some of its slabs, in the lanes of a warp.
 struct Bias {
-  static constexpr int kEach = kTileB / 32;
+  static constexpr int kSlabs = kPair > 1 ? 1 : 4, kEach = kSlabs * kSlab / 32;  // registers are few
   float value[kEach];
 
-  __device__ __forceinline__ void fetch(const Arguments& args, const int (&column)[4], float scale) {
+  // `column`: where slabs lie, in a lane for each; those wanted begin with `first`.
+  __device__ __forceinline__ void fetch(const Arguments& args, int column, int first, float scale) {
     const auto* const bias = static_cast<const unsigned short*>(args.bias);
 #pragma unroll
     for (int i = 0; i < kEach; ++i) {
-      const int at = column[i * 32 / kSlab] + i * 32 % kSlab + threadIdx.x % 32;
+      const int at = __shfl_sync(~0u, column, first + i * 32 / kSlab) + i * 32 % kSlab + threadIdx.x % 32;
       value[i] = at < args.size_b ? to_float(bias[at]) * scale : 0.f;
     }
   }
-  __device__ __forceinline__ void put(Tile& tile) const {
+  __device__ __forceinline__ void put(float* to, Barrier& heard, int rank) const {
 #pragma unroll
-    for (int i = 0; i < kEach; ++i) tile.bias[i * 32 + threadIdx.x % 32] = value[i];
+    for (int i = 0; i < kEach; ++i) tell(to[i * 32 + threadIdx.x % 32], value[i], heard, rank);
   }
 };
 
@@ -56,30 +57,51 @@ __device__ void scout(Shared& shared, const Arguments& args) {
   Ring<kBatchesAhead> next;
   Walker walker(shared, args);
   Work work;
-  const auto hand_out = [&](int line, const int (&column)[4], int halves, int within, int count, int soon, int term) {
+  const int lane = threadIdx.x % 32;
+  // What thread blocks have of a tile: `most` of its slabs, or what is left of them. `column`: where those lie, in four lanes for
+  // each thread block.
+  const auto slabs_at = [&](int rank, int slabs, int most) { return min(max(slabs - rank * most, 0), most); };
+  const auto hand_out = [&](int line, int column, int slabs, int most, int within, int count, int soon, int term) {
     wait(shared.batch_empty[next.slot()], next.parity() ^ 1);
-    Batch& batch = shared.batches[next.slot()];
-    batch.term[threadIdx.x % 32] = term;
-    if (speaks) {
-      batch.line = line, batch.halves = halves, batch.within = within, batch.count = count, batch.soon = soon;
 #pragma unroll
-      for (int i = 0; i < 4; ++i) batch.column[i] = column[i];
+    for (int rank = 0; rank < kPair; ++rank) {
+      Batch& batch = shared.batches[next.slot()];
+      Barrier& heard = shared.batch_full[next.slot()];
+      tell(batch.term[lane], term, heard, rank);
+      if (lane / 4 == rank) tell(batch.column[lane % 4], column, heard, rank);
+      if (speaks) {
+        tell(batch.line, line, heard, rank);
+        tell(batch.within, within, heard, rank);
+        tell(batch.count, count, heard, rank);
+        tell(batch.soon, soon, heard, rank);
+        tell(batch.halves, slabs_at(rank, slabs, most) > 2 ? 2 : 1, heard, rank);
+      }
+      told(heard, sizeof(Batch), speaks, rank);
     }
-    arrive(shared.batch_full[next.slot()]);
     next.advance();
   };
-  const auto announce = [&](int line, const int (&column)[4], Brief brief) {
+  const auto announce = [&](int line, int column, int slabs, int most, const Work& work) {
     Bias bias;
-    if (args.bias) bias.fetch(args, column, bias_scale);
+    if (args.bias) bias.fetch(args, column, 0, bias_scale);
     wait(shared.tile_empty[slot.slot()], slot.parity() ^ 1);
     Tile& tile = shared.tiles[slot.slot()];
-    if (args.bias) bias.put(tile);
-    if (speaks) {
-      tile.line = line, tile.brief = brief, tile.stretch = walker.stretch();
-#pragma unroll
-      for (int i = 0; i < 4; ++i) tile.column[i] = column[i];
+    Barrier& heard = shared.tile_full[slot.slot()];
+    if (args.bias) bias.put(tile.bias, heard, 0);
+#pragma unroll 1
+    for (int slab = Bias::kSlabs; args.bias && slab < 4 * kPair; slab += Bias::kSlabs) {
+      bias.fetch(args, column, slab, bias_scale);
+      bias.put(tile.bias + slab % 4 * kSlab, heard, slab / 4);
     }
-    arrive(shared.tile_full[slot.slot()]);
+#pragma unroll
+    for (int rank = 0; rank < kPair; ++rank) {
+      if (lane / 4 == rank) tell(tile.column[lane % 4], column, heard, rank);
+      if (speaks) {
+        tell(tile.line, line, heard, rank);
+        tell(tile.stretch, walker.stretch(), heard, rank);
+        tell(tile.brief.bits, Brief::of(work.count, slabs_at(rank, slabs, most), work.peers, work.whole).bits, heard, rank);
+      }
+      told(heard, kToldOfTile + (args.bias ? sizeof tile.bias : 0), speaks, rank);
+    }
     slot.advance();
   };
 #pragma unroll 1
@@ -87,26 +109,25 @@ __device__ void scout(Shared& shared, const Arguments& args) {
     const Row& row = walker.row(work.row);
     const int place = row.place, panel = divide_small(place, args.rows_per_block);
     const int line = (row.line * args.rows_per_block + place - panel * args.rows_per_block) * kTileA;
-    const int slabs = min(static_cast<int>(row.slabs) - 4 * work.tile, 4);
-    const int before = panel < args.panels ? panel * args.panel + 4 * work.tile : slabs_of(args, row.line) - slabs;
+    const int slabs = min(static_cast<int>(row.slabs) - kTileSlabs * work.tile, kTileSlabs), most = 2 * work.halves;
+    const int before = panel < args.panels ? panel * args.panel + kTileSlabs * work.tile : slabs_of(args, row.line) - slabs;
     int at = divide_small(work.first, each), left = work.count, within = (work.first - at * each) * kStep;
-    const int blocks = divide_small(row.steps, each), lane = threadIdx.x % 32;
-    int term = term_of(args, row, at + lane, blocks), column[4];
-    const int mine = column_of(args, row.line, before + lane, before + slabs);
-#pragma unroll
-    for (int i = 0; i < 4; ++i) column[i] = __shfl_sync(~0u, mine, i);
+    const int blocks = divide_small(row.steps, each);
+    int term = term_of(args, row, at + lane, blocks);
+    const int slab = lane % 4 < most ? lane / 4 * most + lane % 4 : slabs;
+    const int column = column_of(args, row.line, before + slab, before + slabs);
     int count = min(left, 32 * each - within / kStep);
-    hand_out(line, column, work.halves, within, count, max(left - kNotice, 0), term);
-    announce(line, column, Brief::of(work.count, slabs, work.peers, work.whole));
+    hand_out(line, column, slabs, most, within, count, max(left - kNotice, 0), term);
+    announce(line, column, slabs, most, work);
 #pragma unroll 1
     while ((left -= count) > 0) {
       at += 32, count = min(left, 32 * each);
-      hand_out(line, column, work.halves, 0, count, left - kNotice, term_of(args, row, at + lane, blocks));
+      hand_out(line, column, slabs, most, 0, count, left - kNotice, term_of(args, row, at + lane, blocks));
     }
   }
-  const int nowhere[4] = {};
-  hand_out(0, nowhere, 0, 0, 0, 0, 0);
-  announce(0, nowhere, Brief::of(0, 0, 0, false));
+  work.count = 0;
+  hand_out(0, 0, 0, 0, 0, 0, 0, 0);
+  announce(0, 0, 0, 0, work);
 }
 
 }  // namespace sparsedrop

@@ -1,17 +1,11 @@
-// What the warps of a thread block share, and which kernel this is among those compiled from these sources.
+// What the warps of a thread block share.
 #pragma once
 
-#include "arguments.h"
 #include "ring.cuh"
 #include "schedule.cuh"
 #include "tma.cuh"
 
 namespace sparsedrop {
-
-constexpr bool kALinesFirst = SPARSEDROP_A_LINES_FIRST;
-constexpr bool kBLinesFirst = SPARSEDROP_B_LINES_FIRST;
-constexpr bool kTransposed = SPARSEDROP_TRANSPOSED;  // C lies in memory as (b, a)
-constexpr int kPiece = SPARSEDROP_PIECE;             // lines of B that one box brings, where the terms run along memory
 
 constexpr int kMathThreads = 256;
 constexpr int kStages = 4;
@@ -43,6 +37,7 @@ struct Tile {
   int stretch;    // where it is divided
   alignas(16) float bias[kTileB];  // scaled
 };
+constexpr int kToldOfTile = 7 * sizeof(int);  // besides the bias
 
 // A step of a tile, both counted in the order of the schedule.
 struct Spot {

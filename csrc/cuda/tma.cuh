@@ -22,6 +22,15 @@ __device__ __forceinline__ void load_box(void* to, const TensorMap& map, int inn
       : "memory");
 }
 
+// Into the same place of two thread blocks side by side; counts on the barrier of each.
+__device__ __forceinline__ void load_box_for_both(void* to, const TensorMap& map, int inner, int outer, Barrier& full) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(
+          shared_address(to)),
+      "l"(&map), "r"(inner), "r"(outer), "r"(shared_address(&full)), "h"(static_cast<unsigned short>(3))
+      : "memory");
+}
+
 __device__ __forceinline__ void store_box(const TensorMap& map, int inner, int outer, const void* from) {
   asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%1, %2}], [%3];" ::"l"(&map), "r"(inner),
                "r"(outer), "r"(shared_address(from))

@@ -23,7 +23,7 @@ class Walker {
  public:
   __device__ __forceinline__ Walker(Shared& shared, const Arguments& args)
       : shared_(shared), plan_(shared.plan), schedule_(shared.schedule), args_(args) {
-    const int blocks = gridDim.x, tiles = all().tiles, rounds = divide_small(tiles, blocks), cost = all().cost;
+    const int blocks = pairs(), tiles = all().tiles, rounds = divide_small(tiles, blocks), cost = all().cost;
     const int longest = tile_cost(2, schedule_.rows[0].steps), last = tile_cost(2, schedule_.rows[rows() - 1].steps);
     const int left = tiles - rounds * blocks;
     const bool large = static_cast<long long>(args.size_b) * args.terms > kCached;
@@ -35,8 +35,8 @@ class Walker {
     plan_ = {dealt, asked_for, longest, divided, asks, cost >= tiles * kWhole * kLongSum,
              large && 4 * tiles <= 3 * blocks && 10ll * longest * tiles <= 11ll * cost};
     if (asks && blockIdx.x == 0 && threadIdx.x % 32 == 0) {
-      args.flags[blocks + 1] = 0;
-      set_flag(args.flags + blocks, args.ticket);
+      args.flags[gridDim.x + 1] = 0;
+      set_flag(args.flags + gridDim.x, args.ticket);
     }
     __syncwarp();
   }
@@ -78,9 +78,9 @@ class Walker {
 
   // A whole tile, or a stretch; false where there is neither.
   __device__ __forceinline__ bool choose(int& tile) {
-    const int blocks = gridDim.x;
+    const int blocks = pairs();
     // The first tiles come before all that are asked for.
-    int number = plan_.dealt > 0 || !plan_.divided ? static_cast<int>(blockIdx.x) - blocks : static_cast<int>(blockIdx.x);
+    int number = plan_.dealt > 0 || !plan_.divided ? pair() - blocks : pair();
     if (taken_ > 0) {
       if (!plan_.asks) return false;
       number = ask();
@@ -95,7 +95,7 @@ class Walker {
       return tile < all().tiles;
     }
     // Who comes last clears away, for a launch that is repeated with the same ticket.
-    if (plan_.asks && number == plan_.asked_for + blocks - 1 && threadIdx.x % 32 == 0) args_.flags[blocks] = 0;
+    if (plan_.asks && number == plan_.asked_for + blocks - 1 && threadIdx.x % 32 == 0) args_.flags[gridDim.x] = 0;
     if (plan_.divided) learn_stretch(number - plan_.asked_for);
     return plan_.divided;
   }
@@ -122,7 +122,7 @@ class Walker {
     const Row& first = schedule_.rows[row_at(&Row::tiles, min(plan_.dealt, all().tiles - 1))];
     const int begin = plan_.dealt > 0 ? first.cost + (plan_.dealt - first.tiles) * tile_cost(2, first.steps) : 0;
     const int cost = plan_.in_step ? all().tiles * plan_.longest : all().cost;
-    const int share = max(divide_up(cost - begin, static_cast<int>(gridDim.x)), kLeastShare);
+    const int share = max(divide_up(cost - begin, pairs()), kLeastShare);
     const Spot at = spot_at(begin + stretch * share), end = spot_at(begin + (stretch + 1) * share);
     Stretch own = {at, end, at, 0, 0};
     if (at.step > 0 && at.before(end)) {

@@ -32,6 +32,38 @@ inline void wait(Barrier& barrier, u32 parity) {
   machine::wait_until([&own, parity] { return own.phase != parity; });
 }
 
+inline void arrive_beside(Barrier& barrier, int rank) {
+  machine::Barrier& there = machine::beside(rank).barriers[&barrier];
+  --there.pending;
+  there.settle();
+}
+
+inline void arrive_and_expect_beside(Barrier& barrier, u32 bytes, int rank) {
+  machine::beside(rank).barriers[&barrier].bytes += bytes;
+  arrive_beside(barrier, rank);
+}
+
+inline void write_beside(void* to, u32 value, Barrier& barrier, int rank) {
+  const u32 at = shared_address(to);
+  machine::block->copies.push_back([=, &barrier] {
+    machine::Block& there = machine::beside(rank);
+    std::memcpy((&there == machine::block ? memory : there.shared.data()) + at, &value, 4);
+    there.barriers[&barrier].bytes -= 4;
+    there.barriers[&barrier].settle();
+  });
+}
+
+inline void arrive_cluster() {
+  machine::Meeting& own = *machine::block->cluster_meeting;
+  machine::block->current->cluster_generation = own.generation;
+  if (++own.arrived == static_cast<int>(machine::block->fibers.size() * machine::block->cluster.size())) own.arrived = 0, ++own.generation;
+}
+inline void wait_cluster() {
+  const machine::Meeting& own = *machine::block->cluster_meeting;
+  const u64 generation = machine::block->current->cluster_generation;
+  machine::wait_until([&own, generation] { return own.generation != generation; });
+}
+
 inline void publish_barriers() {}
 inline void publish_shared() {}
 
@@ -62,6 +94,13 @@ inline void set_flag(u64* flag, u64 value) {
 inline u32 count_up(u64* count) {
   let_others();
   return static_cast<u32>((*count)++);
+}
+
+inline int opaque(int value) { return value; }
+
+inline void join(int barrier, int threads) {
+  machine::Meeting& own = machine::block->meetings[barrier];
+  if (++own.arrived == threads) own.arrived = 0, ++own.generation;
 }
 
 inline void meet(int barrier, int threads) { machine::meet(barrier, threads); }

@@ -8,16 +8,25 @@ namespace {
 // False where thread blocks wait for each other. They begin in order, and end as chance has it.
 bool run_grid(const sparsedrop::Maps& maps, const sparsedrop::Arguments& arguments, unsigned count, unsigned threads, unsigned seed) {
   machine::grid_size = {count};
-  std::vector<std::unique_ptr<machine::Block>> running;
+  std::vector<std::unique_ptr<machine::Block>> all;
+  std::vector<machine::Block*> running;
+  std::vector<machine::Meeting> meetings(count);
+  machine::failed = false;
   machine::Block chance;
   chance.random = seed * 2654435761u + 1;
   unsigned begun = 0;
   while (begun < count || !running.empty()) {
     if (begun < count && (running.empty() || chance.draw(2) == 0)) {
-      running.push_back(std::make_unique<machine::Block>());
-      running.back()->shared.assign(sizeof memory, static_cast<char>(0xFF));  // no numbers
-      machine::begin(*running.back(), {begun}, threads, seed + begun, [&] { masked_matmul(maps, arguments); });
-      ++begun;
+      std::vector<machine::Block*> cluster;
+      for (int i = 0; i < sparsedrop::kPair; ++i, ++begun) {
+        all.push_back(std::make_unique<machine::Block>());
+        cluster.push_back(all.back().get());
+        cluster.back()->shared.assign(sizeof memory, static_cast<char>(0xFF));  // no numbers
+        cluster.back()->cluster_meeting = &meetings[begun / sparsedrop::kPair];
+        machine::begin(*cluster.back(), {begun}, threads, seed + begun, [&] { masked_matmul(maps, arguments); });
+      }
+      for (machine::Block* one : cluster) one->cluster = cluster;
+      running.insert(running.end(), cluster.begin(), cluster.end());
     }
     // One by one from a random one on, until one moves.
     const unsigned size = static_cast<unsigned>(running.size()), first = chance.draw(size);
@@ -33,6 +42,7 @@ bool run_grid(const sparsedrop::Maps& maps, const sparsedrop::Arguments& argumen
         moved = true;
       }
     }
+    if (machine::failed) return false;
     if (!moved && begun == count) {
       std::fprintf(stderr, "%zu thread blocks wait for each other\n", running.size());
       return false;

@@ -33,6 +33,7 @@ struct Fiber {
   bool done = false;
   std::deque<std::function<void()>> multiplications;  // in order; an empty one ends a group
   int groups = 0, stores_open = 0;
+  u64 cluster_generation = 0;  // of the cluster's meeting, when it arrived
 };
 
 struct Warp {
@@ -69,6 +70,8 @@ struct Block {
   unsigned left = 0;         // threads
   bool yields = false;       // whether another thread block may run
   std::vector<char> shared;  // its memory, meanwhile
+  std::vector<Block*> cluster;  // by rank, this one too
+  Meeting* cluster_meeting = nullptr;
 
   unsigned draw(unsigned below) {
     random ^= random << 13, random ^= random >> 7, random ^= random << 17;
@@ -78,6 +81,7 @@ struct Block {
 
 inline Block* block;
 inline std::function<void()> before;  // what kernels before this one have still to do
+inline bool failed;  // for a reason that was printed
 inline Index block_index, grid_size;
 
 inline void wait_until(std::function<bool()> ready) {
@@ -109,6 +113,16 @@ inline void meet(int name, int threads) {
   const u64 generation = own.generation;
   if (++own.arrived == threads) own.arrived = 0, ++own.generation;
   wait_until([&own, generation] { return own.generation != generation; });
+}
+
+// Another thread block of the cluster, which must not have ended.
+inline Block& beside(int rank) {
+  Block& other = *block->cluster[rank];
+  if (other.left == 0 && !failed) {
+    std::fprintf(stderr, "a thread block writes to one that has ended\n");
+    failed = true;
+  }
+  return other;
 }
 
 inline void enter() {
@@ -195,6 +209,7 @@ inline bool run(Block& own) {
 #define __forceinline__ inline
 #define __noinline__
 #define __align__(bytes)
+#define __cluster_dims__(...)
 #define __launch_bounds__(...)
 #define threadIdx (machine::block->current->thread)
 #define blockIdx (machine::block_index)
@@ -214,6 +229,11 @@ inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z,
 inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
 inline int min(int a, int b) { return a < b ? a : b; }
 inline int max(int a, int b) { return a > b ? a : b; }
+inline unsigned __float_as_uint(float value) {
+  unsigned bits;
+  std::memcpy(&bits, &value, 4);
+  return bits;
+}
 inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
 inline int __clz(int bits) { return __builtin_clz(static_cast<unsigned>(bits)); }
 inline float __fdividef(float a, float b) { return a / b; }

@@ -1,6 +1,7 @@
 """Random problems through the Hopper provider, on the emulated GPU that `libcuda.so.1` is here.
 
-run.py FOLDER OF THE KERNEL'S SOURCES, MULTIPROCESSORS, SIZES UP TO, ONE SIZE ABOUT (or 0), SEEDS...
+run.py FOLDER OF THE KERNEL'S SOURCES, MULTIPROCESSORS, THREAD BLOCKS SIDE BY SIDE, SIZES UP TO, ONE SIZE ABOUT (or 0),
+SEEDS...
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ SOURCES = Path(sys.argv[1])
 def compiled(variant: kernel.Variant) -> bytes:
     """What the emulator's driver takes for machine code: the path of a library."""
     options = variant.options()
-    library = SOURCES / f"kernel{'-'.join(option.partition('=')[2] for option in options[:4])}.so"
+    name = "-".join(str(int(value)) for value in variant[1:])
+    library = SOURCES / f"kernel{name}.so"
     if not library.exists():
         start = ["g++", "-std=c++17", "-O1", "-w", "-shared", "-fPIC"]
         subprocess.run([*start, *options, str(SOURCES / "kernel.cpp"), "-o", str(library)], check=True)
@@ -45,12 +47,13 @@ def weight_grad(grad: torch.Tensor, x: torch.Tensor, *masks: Any) -> torch.Tenso
 
 
 kernel.machine_code = compiled
+launch._pair = lambda spec: int(sys.argv[3]) if spec.out is None else 1
 matmul._launch = ready
 device.multiprocessors = lambda _: int(sys.argv[2])
 torch._C._cuda_getCurrentRawStream = lambda _: 0
 # New tensors are full of NaN.
 torch.use_deterministic_algorithms(True)
-MOST, LONGEST = map(int, sys.argv[3:5])
-for seed in map(int, sys.argv[5:]):
+MOST, LONGEST = map(int, sys.argv[4:6])
+for seed in map(int, sys.argv[6:]):
     case = random_hopper_case(seed, (torch.bfloat16,), "cpu", MOST, LONGEST or None)
     compare_products(case, matmul.linear, weight_grad)

@@ -22,13 +22,15 @@ TYPES = {torch.bfloat16: ("bf16", 9), torch.float16: ("f16", 6)}
 
 class Variant(NamedTuple):
     """``a_lines`` and ``b_lines``: rows in memory run along the operand's lines, not along the sum; ``transposed``: C
-    lies in memory as (b, a); ``piece``: lines of B that one copy brings."""
+    lies in memory as (b, a); ``piece``: lines of B that one copy brings; ``pair``: thread blocks that
+    fetch A together."""
 
     dtype: torch.dtype
     a_lines: bool
     b_lines: bool
     transposed: bool
     piece: int
+    pair: int
 
     def options(self) -> list[str]:
         return [
@@ -36,6 +38,7 @@ class Variant(NamedTuple):
             f"-DSPARSEDROP_B_LINES_FIRST={int(self.b_lines)}",
             f"-DSPARSEDROP_TRANSPOSED={int(self.transposed)}",
             f"-DSPARSEDROP_PIECE={self.piece}",
+            f"-DSPARSEDROP_PAIR={self.pair}",
             f'-DSPARSEDROP_TYPE="{TYPES[self.dtype][0]}"',
         ]
 

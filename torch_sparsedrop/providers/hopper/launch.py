@@ -15,6 +15,10 @@ from . import kernel
 # Fewer tiles, or fewer steps for each multiprocessor, and smaller tiles are faster (2048³ on an H200 is just below).
 _LEAST_TILES = 0.5
 _LEAST_STEPS = 34
+# With as many steps for each multiprocessor, nothing dropped, thread blocks that share A are faster; with half as many
+# it makes no difference.
+_LEAST_PAIRED_STEPS = 1000
+_MOST_BEYOND = 0.02
 
 
 def why_not(spec: Spec, any_size: bool = False) -> str | None:
@@ -34,7 +38,7 @@ def _unfit(spec: Spec) -> str | None:
         return f"mask blocks that are no multiples of {tile} × {slab}"
     if not all(operand.tma(spec.dtype) for operand in (spec.a, spec.b, spec.c)):
         return "a matrix whose rows do not begin at multiples of 16 bytes"
-    rows = Rows.of(spec)
+    rows = Rows.of(spec, 1)
     if rows.lines > host.most_lines or rows.in_a_block * rows.sections > host.most_rows:
         return "so many rows"
     if _whole(spec.b.lines, block_b) > host.longest or _whole(spec.a.t, block_t) > host.longest:
@@ -56,6 +60,17 @@ def _whole(size: int, block: int | None) -> int:
     return size if block is None else ceil_div(size, block) * block
 
 
+def _pair(spec: Spec) -> int:
+    """How many thread blocks multiply side by side: they fetch A once for both, but wait for each other."""
+    host = kernel.host()
+    blocks, wide = devices.multiprocessors(spec.device), 2 * host.tile[1]
+    steps = ceil_div(spec.a.lines, host.tile[0]) * (spec.b.lines // host.tile[1]) * ceil_div(spec.a.t, host.step)
+    # What lies beyond C's edge is computed too.
+    beyond = ceil_div(spec.b.lines, wide) * wide - spec.b.lines
+    large = steps >= _LEAST_PAIRED_STEPS * blocks and beyond <= _MOST_BEYOND * spec.b.lines
+    return 2 if large and spec.out is None and blocks % 2 == 0 else 1
+
+
 class Rows(NamedTuple):
     """How C divides: ``lines`` of mask blocks, rows of tiles ``in_a_block``, each row in ``panels`` of ``panel`` slabs
     that run ``together`` with those of other rows. ``sections``: the panels and, where rows can end with half a tile,
@@ -69,18 +84,21 @@ class Rows(NamedTuple):
     sections: int
 
     @staticmethod
-    def of(spec: Spec) -> Rows:
+    def of(spec: Spec, pair: int) -> Rows:
         host = kernel.host()
         block_a, block_b, _ = spec.blocks()
         block = block_a or host.tile[0]
         slabs = ceil_div(_whole(spec.b.lines, None if spec.out is None else block_b), host.slab)
         lines, in_a_block = ceil_div(spec.a.lines, block), block // host.tile[0]
         # Groups of nearly as many rows, and as much at a time whatever their number.
-        rows, tile = lines * in_a_block, host.tile[1] // host.slab
+        rows, tile = lines * in_a_block, pair * host.tile[1] // host.slab
         together = ceil_div(rows, ceil_div(rows, host.together))
         panel = min(host.together * host.panel // (together * tile) * tile, host.widest_panel)
         panels = ceil_div(slabs, panel)
-        even = slabs % tile in (0, tile - 1) if spec.out is None else (block_b or 0) % host.tile[1] == 0
+        if spec.out is None:
+            even = slabs % tile == 0 or slabs % tile > tile // 2
+        else:
+            even = (block_b or 0) % (pair * host.tile[1]) == 0
         return Rows(lines, in_a_block, together, panel, panels, panels + (not even))
 
 
@@ -91,11 +109,12 @@ class Launch(ready.Ready):
         host = kernel.host()
         _, block_b, _ = spec.blocks()
         piece = host.slab if (block_b or 0) % (2 * host.slab) else 2 * host.slab
-        variant = kernel.Variant(spec.dtype, spec.a.t_first, spec.b.t_first, spec.c.t_first, piece)
+        self.pair = pair = _pair(spec)
+        variant = kernel.Variant(spec.dtype, spec.a.t_first, spec.b.t_first, spec.c.t_first, piece, pair)
         handle = kernel.load(spec.device, variant)
-        rows = Rows.of(spec)
+        rows = Rows.of(spec, pair)
         boxes = (
-            _box(spec.a, host.step, host.tile[0], spec.dtype),
+            _box(spec.a, host.step, host.tile[0] // pair, spec.dtype),
             _box(spec.b, host.step, piece, spec.dtype),
             _box(spec.c, host.slab, host.slab, spec.dtype),
             _box(spec.c, host.slab, host.zero_rows, spec.dtype),
