@@ -72,7 +72,8 @@ struct Config {
 };
 int cuLaunchKernelEx(const Config* config, void*, void** parameters, void**) {
   const auto [blocks, y, z, threads, more, shared, stream, attributes, count] = *config;
-  for (unsigned i = 0; i < count; ++i) std::printf("launch attribute %d = %d\n", attributes[i].id, attributes[i].value[0]);
+  for (unsigned i = 0; i < count; ++i)
+    std::printf("launch attribute %d = %d\n", attributes[i].id, attributes[i].value[0]);
   if (y > 1) {
     const int number = *static_cast<int*>(parameters[1]);
     std::printf("%u x %u x %u blocks of %u, %u bytes, stream %p: %llu %d\n", blocks, y, z, threads, shared, stream,

@@ -44,7 +44,7 @@ JITFunction.run = lambda self, *arguments, warmup, **options: run(self, *argumen
 
 from kernel_cases import Case
 from torch_sparsedrop.providers.cuda import matmul
-from torch_sparsedrop.providers.triton import launch, plan, start
+from torch_sparsedrop.providers.triton import activate, launch, plan, start
 from torch_sparsedrop.providers.triton.tiles import choose
 
 BYTES = {"address": 8, "number": 4, "i32": 4, "i64": 8, "map": 128}
@@ -59,6 +59,9 @@ def native(compiled, grid, arguments, slots):
     found = re.findall(r"\.param.*?\.[ubf](\d+)[^,\n]*?(?:\[(\d+)\])?,?\n", entry)
     taken = [int(length or 1) * int(bits) // 8 for bits, length in found]
     assert [BYTES[kind] for kind, *_ in listed] == taken, (listed, entry)
+    # It may be started while the kernel before it ends.
+    early = text[text.index(".reqntid") : text.index("griddepcontrol.wait")]
+    assert not re.search(r"\b(ld|st|atom|red|cp|prefetch)\.(?!param)", early), early
     print(compiled.name, len(listed), sum(kind == "map" for kind, *_ in listed))
 
 start.native = native
@@ -70,6 +73,11 @@ for dtype in torch.bfloat16, torch.float32:
                 Case(63, 47, 33, dtype, "cpu", None, one):
         matmul.linear(case.x, case.weight, case.b, *case.masks())
         matmul.weight_grad(case.grad, case.x, *case.masks())
+case = Case(64, 48, 32, torch.bfloat16, "cpu", None, one)
+matmul.weight_grad(case.grad, torch.ones(64, 1, dtype=torch.bfloat16), *case.masks())
+rest = 0, case.drop_out.plan, one, 0
+activate.activate(case.grad, case.b, *rest)
+activate.activate_grad(case.grad, case.grad, case.b, *rest)
 for balanced in False, True:
     for p in torch.tensor(0.5), 0.5:
         plan.draw(torch.rand(4, 3 + balanced), p, balanced)
@@ -80,7 +88,9 @@ for balanced in False, True:
 def test_parameters_are_those_of_the_compiled_kernel(ask) -> None:
     lines = [line.split() for line in ask(SCRIPT)]
     kernels = [name for name, *_ in lines]
-    assert {name: kernels.count(name) for name in kernels} == {"matmul": 12, "add_parts": 6, "make_plan": 8}
+    assert {name: kernels.count(name) for name in kernels} == {
+        "matmul": 12, "add_parts": 6, "make_plan": 8, "sum_rows": 1, "activate": 2, "add_rows": 2,
+    }  # fmt: skip
     assert {int(maps) for name, _, maps in lines if name == "matmul"} == {0, 2, 3}
 
 

@@ -90,7 +90,7 @@ Matrix matrix(const py::handle& h) {
 
 // A Triton kernel's parameters: ("address", slot), ("number", slot), ("i32" or "i64", value), or ("map", slot, matrix, type, swizzle).
 Launch triton_launch(int device, std::uintptr_t kernel, const std::array<unsigned, 3>& grid, unsigned threads,
-                     unsigned shared_bytes, const std::vector<py::tuple>& parameters) {
+                     unsigned shared_bytes, const std::vector<py::tuple>& parameters, bool overlaps) {
   Launch launch(device, kernel, {grid[0], grid[1], grid[2]}, threads, shared_bytes);
   for (const py::tuple& p : parameters) {
     const auto kind = p[0].cast<std::string>();
@@ -107,6 +107,7 @@ Launch triton_launch(int device, std::uintptr_t kernel, const std::array<unsigne
     else
       throw std::invalid_argument("a parameter must be address, number, map, i32 or i64, got " + kind);
   }
+  if (overlaps) launch.overlap();
   if (!launch.fits_kernel()) throw std::runtime_error("the kernel takes other parameters");
   return launch;
 }
@@ -154,7 +155,7 @@ void bind_launcher(py::module_& m) {
            py::arg("walk"), py::arg("out"), py::arg("sizes"), py::arg("first_row"), py::arg("rows"), py::arg("lines"), py::arg("together"), py::arg("panel"), py::arg("panels"), py::arg("sections"),
            py::arg("rows_per_block"))
       .def_static("of_triton", triton_launch, py::arg("device"), py::arg("kernel"), py::arg("grid"), py::arg("threads"),
-                  py::arg("shared_bytes"), py::arg("parameters"))
+                  py::arg("shared_bytes"), py::arg("parameters"), py::arg("overlaps") = false)
       .def(
           "__call__",
           [](const Launch& launch, std::uintptr_t stream, const std::vector<std::uintptr_t>& addresses) {

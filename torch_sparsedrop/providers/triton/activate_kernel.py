@@ -8,6 +8,7 @@ import triton
 import triton.language as tl
 
 from .column_kernel import is_kept
+from .overlap import wait_for_kernels_before
 
 
 @triton.jit
@@ -46,6 +47,7 @@ def activate(
 ):  # fmt: skip
     """Some tiles of R × C below each other, ``each`` of ``tiles``; a tile lies inside a mask's block. With ``grad`` its
     product with the derivative, and with ``parts`` the sum of that over the rows."""
+    wait_for_kernels_before()
     SUB_R: tl.constexpr = (BLOCK_R + R - 1) // R
     SUB_C: tl.constexpr = (BLOCK_C + C - 1) // C
     part, place = tl.program_id(0) // across, tl.program_id(0) % across

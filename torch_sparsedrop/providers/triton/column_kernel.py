@@ -7,6 +7,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from .overlap import wait_for_kernels_before
+
 
 @triton.jit
 def is_kept(plan, row_bits, words, row, col):
@@ -20,6 +22,7 @@ def sum_rows(
     BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr, R: tl.constexpr, C: tl.constexpr,
 ):  # fmt: skip
     """Some tiles of R × C below each other, ``each`` of ``tiles``; a tile lies inside a mask's block."""
+    wait_for_kernels_before()
     SUB_R: tl.constexpr = (BLOCK_R + R - 1) // R
     SUB_C: tl.constexpr = (BLOCK_C + C - 1) // C
     block_c = tl.program_id(0) // SUB_C
@@ -41,6 +44,7 @@ def sum_rows(
 @triton.jit
 def add_rows(parts, total, scale_1, scale_2, count, cols, PARTS: tl.constexpr, C: tl.constexpr):
     """The sum of the parts, (count, cols), always in one order, and scaled."""
+    wait_for_kernels_before()
     part = tl.arange(0, PARTS)[:, None]
     col = tl.program_id(0) * C + tl.arange(0, C)
     found = tl.load(parts + part * cols + col[None, :], (part < count) & (col < cols)[None, :], other=0.0)

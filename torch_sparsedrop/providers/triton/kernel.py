@@ -11,6 +11,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from .overlap import wait_for_kernels_before
 from .walk import limit_word, load_word, lowest, popcount
 
 
@@ -79,6 +80,7 @@ def matmul(
     A_T_FIRST: tl.constexpr, B_T_FIRST: tl.constexpr, C_A_FIRST: tl.constexpr,
     A_TMA: tl.constexpr, B_TMA: tl.constexpr, C_TMA: tl.constexpr, PRECISION: tl.constexpr, SPLIT: tl.constexpr,
 ):  # fmt: skip
+    wait_for_kernels_before()
     SUB_A: tl.constexpr = (BLOCK_A + TILE_A - 1) // TILE_A
     SUB_B: tl.constexpr = (BLOCK_B + TILE_B - 1) // TILE_B
     STEPS: tl.constexpr = (BLOCK_T + TILE_T - 1) // TILE_T
@@ -152,6 +154,7 @@ def matmul(
 @triton.jit
 def add_parts(parts, c, scale_1, scale_2, size, count, SIZE: tl.constexpr):
     """C = the parts' sum, in their order, scaled."""
+    wait_for_kernels_before()
     at = tl.program_id(0).to(tl.int64) * SIZE + tl.arange(0, SIZE)
     total = tl.zeros((SIZE,), tl.float32)
     source = parts + at

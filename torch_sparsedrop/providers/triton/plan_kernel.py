@@ -11,6 +11,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from .overlap import wait_for_kernels_before
+
 
 @triton.jit
 def balanced_count(source, p, row, rows, cols, stride_row, stride_col):
@@ -120,6 +122,7 @@ def make_plan(
     MODE: tl.constexpr, NUMBER: tl.constexpr, LINES: tl.constexpr,
     ROW_OTHERS: tl.constexpr, ROW_PLACES: tl.constexpr, COL_OTHERS: tl.constexpr, COL_PLACES: tl.constexpr,
 ):  # fmt: skip
+    wait_for_kernels_before()
     if MODE != "given":
         if not NUMBER:  # but in memory
             p = tl.load(p)

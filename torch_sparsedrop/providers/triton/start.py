@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ..cuda.ready import NATIVE, host, tell
+from .overlap import OLDEST
 
 # As the driver's tensor maps name them.
 _MAP_TYPES = {torch.float16: 6, torch.float32: 7, torch.bfloat16: 9}
@@ -61,7 +62,8 @@ def native(compiled: Any, grid: tuple[int, int, int], arguments: tuple[Any, ...]
             return None
         listed = parameters(compiled.src.signature.values(), arguments, slots, meta.tensordesc_meta)
         device, threads = torch.cuda.current_device(), 32 * meta.num_warps
-        launch = host().Launch.of_triton(device, compiled.function, grid, threads, meta.shared, listed)
+        overlaps = torch.cuda.get_device_capability(device) >= OLDEST
+        launch = host().Launch.of_triton(device, compiled.function, grid, threads, meta.shared, listed, overlaps)
     except Exception as error:  # Another Triton may describe or call its kernels otherwise, and must start them itself.
         tell(f"Triton starts its kernels itself, which costs the host more, for the native part cannot: {error!r}")
         return None

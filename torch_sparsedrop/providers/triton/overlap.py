@@ -1,0 +1,22 @@
+"""Kernels that begin while the one before them in the stream ends, which hides most of what a start costs the GPU."""
+
+# mypy: ignore-errors
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from triton.language.extra.cuda import gdc_wait
+from triton.language.target_info import cuda_capability_geq
+
+_COMPILED = tl.constexpr(not triton.knobs.runtime.interpret)
+OLDEST = (9, 0)
+"""The compute capability from which on GPUs can do that."""
+
+
+@triton.jit
+def wait_for_kernels_before():
+    """Until they have ended and what they wrote is there. First in every kernel: only those who call it may be started
+    early."""
+    if _COMPILED and cuda_capability_geq(9, 0):
+        gdc_wait()
