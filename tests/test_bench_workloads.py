@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -23,6 +24,7 @@ from torch_sparsedrop.bench.workloads import WORKLOADS, layer, memory, mlp, peer
 from torch_sparsedrop.bench.workloads.bound import quantisation_bound
 from torch_sparsedrop.bench.workloads.job import TimedJob
 from torch_sparsedrop.bench.workloads.operands import Masks, Operands
+from torch_sparsedrop.options import Options
 
 
 @pytest.mark.parametrize("mask", ["in", "out", "both"])
@@ -196,6 +198,20 @@ def test_elsewhere_keeps_the_dropout_that_is_not_fused() -> None:
         "blocks.1.dropout2": 0.0,
     }  # fmt: skip
     assert model.blocks[0].p == 0.1  # type: ignore[union-attr, index]
+
+
+def test_models_in_cuda_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every side is compiled in the mode that makes them; here no GPU takes part."""
+    found: list[dict[str, Any]] = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **how: found.append(how))
+    for side in ("dropout", "converted"):
+        Entrant(settings(small=True, graph=True, select="all"), Which("nanogpt", side, "float32", 0.1, "balanced"))
+    options = {"inner": "inductor", "mode": "reduce-overhead", "select": "all", "block": (16, 16), "kind": "balanced"}
+    assert found == [
+        {"backend": "inductor", "mode": "reduce-overhead"},
+        {"backend": "sparsedrop", "options": options},
+    ]
+    Options.parse(options)
 
 
 @pytest.mark.parametrize("name", MODELS)

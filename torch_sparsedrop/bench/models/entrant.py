@@ -62,13 +62,14 @@ class Entrant:
     def _take_side(self) -> str:
         at, side = self.settings, self.which.side
         options: dict[str, Any] = {"select": at.select, "block": at.block, "kind": self.which.kind or at.kind[0]}
-        note = ""
-        if side == "converted":
-            convert(self.model, inner=at.inner, **options)
+        note = self._silence_fused(options) if side == "elsewhere" else ""
+        mode = "reduce-overhead" if at.graph else None
+        if side != "converted":
+            self.model.compile(backend=at.inner, mode=mode)
+        elif at.graph:
+            self.model.compile(backend="sparsedrop", options={"inner": at.inner, "mode": mode, **options})
         else:
-            if side == "elsewhere":
-                note = self._silence_fused(options)
-            self.model.compile(backend=at.inner)
+            convert(self.model, inner=at.inner, **options)
         return note
 
     def _silence_fused(self, options: dict[str, Any]) -> str:
@@ -93,6 +94,8 @@ class Entrant:
         return torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32)
 
     def step(self) -> None:
+        if self.settings.graph:
+            torch.compiler.cudagraph_mark_step_begin()
         with self._autocast():
             loss = loss_of(self.model(**self.batch))
         loss.backward()

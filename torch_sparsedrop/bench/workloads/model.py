@@ -122,7 +122,8 @@ class ModelJob:
         return f"{self.model}{small}, {self.settings.batch or batch} × {self.settings.length or length}"
 
     def _phase(self) -> str:
-        return "forward+backward+optimizer" if self.settings.optimizer else "forward+backward"
+        phase = "forward+backward+optimizer" if self.settings.optimizer else "forward+backward"
+        return phase + " in CUDA graphs" if self.settings.graph else phase
 
     def _profile(self) -> None:
         """Where each side's time goes."""
