@@ -7,7 +7,11 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,16 +23,31 @@ HERE = Path(__file__).parent
 class Emulator:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.lock = threading.Lock()
         driver = [str(HERE / "emulator" / "driver.cpp"), "-o", str(folder / "libcuda.so.1")]
         subprocess.run(["g++", "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", *driver], check=True)
 
     def run(
-        self, *seeds: int, blocks: int = 5, pair: int = 1, sizes: tuple[int, int] = (700, 0), order: int = 0,
-        replays: int = 0, change: tuple[str, str, str] | None = None,
+        self, seeds: Sequence[int], blocks: int, pair: int, sizes: tuple[int, int], order: int, replays: int = 0,
+        change: tuple[str, str, str] | None = None,
     ) -> subprocess.CompletedProcess[str]:  # fmt: skip
         """Compares random problems with the reference. ``pair``: thread blocks side by side; ``sizes``: up to the
         first, one of them about the second; ``order`` draws what happens when; ``replays``: of each launch; ``change``:
         in a source file, a text in the place of another."""
+        with self.lock:
+            sources = self._sources(change)
+        environment = os.environ | {
+            "LD_LIBRARY_PATH": str(self.folder),
+            "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]),
+            "EMULATOR_SEED": str(order),
+            "EMULATOR_REPLAYS": str(replays),
+            "OMP_NUM_THREADS": "1",
+        }
+        numbers = map(str, (blocks, pair, *sizes, *seeds))
+        command = [sys.executable, str(sources / "run.py"), str(sources), *numbers]
+        return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+    def _sources(self, change: tuple[str, str, str] | None) -> Path:
         sources = self.folder / f"{abs(hash(change))}"
         if not sources.exists():
             shutil.copytree(HERE / "emulator", sources)
@@ -39,20 +58,31 @@ class Emulator:
                     text = text.replace(change[1], change[2], 1)
                 if not (sources / name).exists():
                     (sources / name).write_text(text)
-        environment = os.environ | {
-            "LD_LIBRARY_PATH": str(self.folder),
-            "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]),
-            "EMULATOR_SEED": str(order),
-            "EMULATOR_REPLAYS": str(replays),
-        }
-        numbers = map(str, (blocks, pair, *sizes, *seeds))
-        command = [sys.executable, str(sources / "run.py"), str(sources), *numbers]
-        return subprocess.run(command, env=environment, capture_output=True, text=True)
+        return sources
 
 
 @pytest.fixture(scope="module")
-def emulator(tmp_path_factory: pytest.TempPathFactory) -> Emulator:
-    return Emulator(tmp_path_factory.mktemp("emulator"))
+def runs(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Future[subprocess.CompletedProcess[str]]]]:
+    """What the chosen tests wait for, as many at a time as there are processors."""
+    emulator = Emulator(tmp_path_factory.mktemp("emulator"))
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        yield {
+            item.name: pool.submit(emulator.run, **arguments(**item.callspec.params))
+            for item in request.session.items
+            if isinstance(item, pytest.Function) and item.module is request.module
+        }
+        pool.shutdown(cancel_futures=True)
+
+
+def arguments(
+    change: tuple[str, str, str] | None = None, seeds: Sequence[int] = range(3), **rest: Any
+) -> dict[str, Any]:
+    """From a test's parameters to those of a run."""
+    if change is not None:
+        rest["replays"] = int(change[0] == "walker.cuh")
+    return {"change": change, "seeds": seeds, "order": seeds[0], **rest}
 
 
 DIVIDED = 264, 4000
@@ -76,8 +106,8 @@ WHOLE_FIRST = 700, 4000
     ],
     ids=str,
 )
-def test_random_problems(emulator, seeds, blocks, pair, sizes, replays):
-    done = emulator.run(*seeds, blocks=blocks, pair=pair, sizes=sizes, order=seeds[0], replays=replays)
+def test_random_problems(request, runs, seeds, blocks, pair, sizes, replays):
+    done = runs[request.node.name].result()
     assert done.returncode == 0, done.stderr
 
 
@@ -115,10 +145,8 @@ def test_random_problems(emulator, seeds, blocks, pair, sizes, replays):
     ],
     ids=lambda it: it[1].strip()[:30] if isinstance(it, tuple) and len(it) == 3 else "",
 )
-def test_emulator_notices(emulator, change, sizes, blocks, pair):
+def test_emulator_notices(request, runs, change, sizes, blocks, pair):
     """A kernel that does not wait, or waits for ever, fails in some order of events."""
-    done = emulator.run(
-        *range(3), blocks=blocks, pair=pair, sizes=sizes, change=change, replays=int(change[0] == "walker.cuh")
-    )
+    done = runs[request.node.name].result()
     assert done.returncode != 0
     assert "AssertionError" in done.stderr or "hangs" in done.stderr, done.stderr

@@ -5,7 +5,8 @@
 
 namespace {
 
-// False where thread blocks wait for each other. They begin in order, and end as chance has it.
+// False where thread blocks wait for each other. They begin in order, and end as chance has it; one of them moves only when no
+// other can.
 bool run_grid(const sparsedrop::Maps& maps, const sparsedrop::Arguments& arguments, unsigned count, unsigned threads, unsigned seed) {
   machine::grid_size = {count};
   std::vector<std::unique_ptr<machine::Block>> all;
@@ -14,6 +15,7 @@ bool run_grid(const sparsedrop::Maps& maps, const sparsedrop::Arguments& argumen
   machine::failed = false;
   machine::Block chance;
   chance.random = seed * 2654435761u + 1;
+  const unsigned late = chance.draw(count);
   unsigned begun = 0;
   while (begun < count || !running.empty()) {
     if (begun < count && (running.empty() || chance.draw(2) == 0)) {
@@ -31,9 +33,11 @@ bool run_grid(const sparsedrop::Maps& maps, const sparsedrop::Arguments& argumen
     // One by one from a random one on, until one moves.
     const unsigned size = static_cast<unsigned>(running.size()), first = chance.draw(size);
     bool moved = false;
-    for (unsigned i = 0; i < size && !moved; ++i) {
+    for (unsigned i = 0; i < 2 * size && !moved; ++i) {
       const unsigned at = (first + i) % size;
       machine::Block& block = *running[at];
+      const bool last = i >= size;
+      if ((block.index.x == late) != last || (last && begun < count)) continue;
       std::memcpy(memory, block.shared.data(), sizeof memory);
       moved = machine::run(block);
       std::memcpy(block.shared.data(), memory, sizeof memory);

@@ -6,6 +6,7 @@ SEEDS...
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -27,7 +28,10 @@ def compiled(variant: kernel.Variant) -> bytes:
     library = SOURCES / f"kernel{name}.so"
     if not library.exists():
         start = ["g++", "-std=c++17", "-O1", "-w", "-shared", "-fPIC"]
-        subprocess.run([*start, *options, str(SOURCES / "kernel.cpp"), "-o", str(library)], check=True)
+        # Others may be about to do the same.
+        own = library.with_suffix(f".{os.getpid()}")
+        subprocess.run([*start, *options, str(SOURCES / "kernel.cpp"), "-o", str(own)], check=True)
+        own.replace(library)
     return str(library).encode() + b"\0"
 
 
