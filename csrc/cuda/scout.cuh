@@ -125,7 +125,7 @@ __device__ void scout(Shared& shared, const Arguments& args) {
       hand_out(line, column, slabs, most, 0, count, left - kNotice, term_of(args, row, at + lane, blocks));
     }
   }
-  work.count = 0;
+  work = {};
   hand_out(0, 0, 0, 0, 0, 0, 0, 0);
   announce(0, 0, 0, 0, work);
 }
