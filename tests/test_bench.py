@@ -116,6 +116,7 @@ def test_json_and_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         (["--append"], "--append needs --json"),
         (["--device", "cpu", "--graph"], "for CUDA devices"),
         (["--device", "cpu", "--tune"], "for CUDA devices"),
+        (["--device", "cuda", "--graph", "--what", "model", "--inner", "eager"], "--inner inductor"),
         (["--what", "model", "--models", "bert-large"], "invalid choice"),
     ],
 )

@@ -66,8 +66,11 @@ def side_by_side(monkeypatch):
 
 @pytest.mark.parametrize("seed", range(30))
 def test_random_problems_side_by_side(seed, side_by_side):
-    compare(random_hopper_case(seed, DTYPES, "cuda"))
-    assert served() > 0
+    case = random_hopper_case(seed, DTYPES, "cuda")
+    compare(case)
+    # With both masks, C is sparse or Triton serves.
+    paired = any(known.pair == 2 for known in matmul._known.values() if isinstance(known, launch.Launch))
+    assert paired or (case.drop_in is not None and case.drop_out is not None)
 
 
 @pytest.mark.parametrize("p", [0.0, 0.5, 1.0])

@@ -164,3 +164,11 @@ def test_large_problems_are_computed_by_pairs(monkeypatch, m, n, k, side, pair):
     assert launch._pair(spec(m, n, k, (128, 128), side)) == pair
     monkeypatch.setattr(launch.devices, "multiprocessors", lambda _: 131)
     assert launch._pair(spec(m, n, k, (128, 128), side)) == 1
+
+
+def test_pairs_only_where_a_launch_holds_their_rows(monkeypatch):
+    """Here the rows of a block of the mask would end with half tiles, for which a launch's table is too short."""
+    monkeypatch.setattr(launch.devices, "multiprocessors", lambda _: 132)
+    problem = spec(14464, 13056, 8192, (14464, 128), "in")
+    assert launch._unfit(problem) is None
+    assert launch._pair(problem) == 1

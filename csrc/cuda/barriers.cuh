@@ -39,7 +39,7 @@ __device__ __forceinline__ void wait(Barrier& barrier, u32 parity) {
       : "memory");
 }
 
-// On that barrier of another thread block of the cluster, or of this one, which this thread has only read from.
+// Arrives on the same barrier of thread block `rank` of the cluster, perhaps this one. Nothing that this thread wrote is made known.
 __device__ __forceinline__ void arrive_beside(Barrier& barrier, int rank) {
   asm volatile(
       "{\n"
@@ -51,6 +51,7 @@ __device__ __forceinline__ void arrive_beside(Barrier& barrier, int rank) {
       : "memory");
 }
 
+// The same, and lets the phase end only after `bytes` have been written.
 __device__ __forceinline__ void arrive_and_expect_beside(Barrier& barrier, u32 bytes, int rank) {
   asm volatile(
       "{\n"
@@ -62,7 +63,7 @@ __device__ __forceinline__ void arrive_and_expect_beside(Barrier& barrier, u32 b
       : "memory");
 }
 
-// Four bytes into its shared memory, which count on its barrier when they are there.
+// Writes four bytes to the same place in that thread block, which count on its barrier when they are there.
 __device__ __forceinline__ void write_beside(void* to, u32 value, Barrier& barrier, int rank) {
   asm volatile(
       "{\n"
@@ -75,8 +76,10 @@ __device__ __forceinline__ void write_beside(void* to, u32 value, Barrier& barri
       : "memory");
 }
 
-// All threads of the cluster arrive, and wait later until all others have.
-__device__ __forceinline__ void arrive_cluster() { asm volatile("barrier.cluster.arrive.relaxed;" ::: "memory"); }
+// All threads of the cluster arrive, and wait later until all others have, with what they did before. Relaxed, only barriers that
+// were initialised and published are known.
+__device__ __forceinline__ void arrive_cluster() { asm volatile("barrier.cluster.arrive.release;" ::: "memory"); }
+__device__ __forceinline__ void arrive_cluster_relaxed() { asm volatile("barrier.cluster.arrive.relaxed;" ::: "memory"); }
 __device__ __forceinline__ void wait_cluster() { asm volatile("barrier.cluster.wait;" ::: "memory"); }
 
 // Makes initialised barriers known to the copy engine.

@@ -37,9 +37,13 @@ extern "C" __global__ void SPARSEDROP_CLUSTER __launch_bounds__(sparsedrop::kThr
     reinterpret_cast<uint4*>(shared.zeros)[threadIdx.x % (kZeroRows * 8)] = make_uint4(0, 0, 0, 0);
     publish_shared();
   }
-  arrive_all();
+  arrive_all_with_barriers();
   wait_for_kernels_before();
-  make_schedule<kThreads>(shared.schedule, *reinterpret_cast<Counts*>(shared.stages), args);
+  // Only the first one: its first copies fill the other's stages too, where a schedule would be in the making.
+  if (rank() == 0)
+    make_schedule<kThreads>(shared.schedule, *reinterpret_cast<Counts*>(shared.stages), args);
+  else
+    __syncthreads();
   wait_all();
   if (threadIdx.x < 128) {
     shrink_registers<72>();
@@ -57,7 +61,7 @@ extern "C" __global__ void SPARSEDROP_CLUSTER __launch_bounds__(sparsedrop::kThr
     grow_registers<216>();
     consume(shared, args, maps);
   }
-  // The others may still arrive here.
+  // The other one may still arrive here.
   arrive_all();
   wait_all();
 }

@@ -7,6 +7,8 @@
 
 namespace sparsedrop {
 
+static_assert(kPair == 1 || kPair == 2, "each fetches half of A for both");
+
 // A thread block among those side by side, and these among all.
 __device__ __forceinline__ int rank() { return static_cast<int>(blockIdx.x) % kPair; }
 __device__ __forceinline__ int pair() { return static_cast<int>(blockIdx.x) / kPair; }
@@ -29,7 +31,7 @@ __device__ __forceinline__ u32 as_bits(int value) { return static_cast<u32>(valu
 __device__ __forceinline__ u32 as_bits(u32 value) { return value; }
 __device__ __forceinline__ u32 as_bits(float value) { return __float_as_uint(value); }
 
-// What the lanes of a warp tell the warps of one of them that wait for `heard`: values, and then how many bytes these were.
+// `tell` sends a value to one of them; when a warp has sent all, `told` says on `heard`, for which others wait, how many bytes those are.
 template <class Value>
 __device__ __forceinline__ void tell(Value& to, Value value, Barrier& heard, int rank) {
   if constexpr (kPair > 1)
@@ -48,6 +50,9 @@ constexpr int kTelling = kPair > 1 ? 1 : 32;  // lanes that arrive with that
 // All threads arrive, and wait later until all others have.
 __device__ __forceinline__ void arrive_all() {
   if constexpr (kPair > 1) arrive_cluster();
+}
+__device__ __forceinline__ void arrive_all_with_barriers() {
+  if constexpr (kPair > 1) arrive_cluster_relaxed();
 }
 __device__ __forceinline__ void wait_all() {
   if constexpr (kPair > 1) wait_cluster();

@@ -12,7 +12,7 @@ constexpr int kPartCost = 18;          // what giving and taking a part costs, i
 constexpr int kTileSteps = 1;          // what a tile costs besides its own steps
 constexpr int kLongSum = 10;           // steps
 constexpr int kCached = 24 << 20;      // elements of B that the cache holds all
-// Cost of a step of a tile with both halves and with one, which waits for its data.
+// Cost of a step of a tile with both halves and with one, which waits for its data; less where half of A comes from elsewhere.
 constexpr int kWhole = 5, kHalf = kPair > 1 ? 3 : 4;
 constexpr int kLeastShare = 2 * kShortest * kWhole;  // so that each stretch has steps of its own
 

@@ -1,4 +1,5 @@
 // The warp that reads the masks: it walks ahead and tells the producer what to load, and the multiplying warps of their tiles.
+// Of two thread blocks side by side, only the first one has it, for both.
 #pragma once
 
 #include "registers.cuh"

@@ -58,6 +58,7 @@ inline void arrive_cluster() {
   machine::block->current->cluster_generation = own.generation;
   if (++own.arrived == static_cast<int>(machine::block->fibers.size() * machine::block->cluster.size())) own.arrived = 0, ++own.generation;
 }
+inline void arrive_cluster_relaxed() { arrive_cluster(); }
 inline void wait_cluster() {
   const machine::Meeting& own = *machine::block->cluster_meeting;
   const u64 generation = machine::block->current->cluster_generation;
@@ -72,16 +73,17 @@ inline bool elect_one() {
   return machine::lane() == 0;
 }
 
-inline void wait_for_kernels_before() {
-  if (machine::before) machine::before();
-  machine::before = nullptr;
-}
-
 // What other thread blocks see: they may run first.
 inline void let_others() {
   machine::block->yields = machine::block->draw(2) == 0;
   machine::wait_until([] { return true; });
 }
+inline void wait_for_kernels_before() {
+  let_others();
+  if (machine::before) machine::before();
+  machine::before = nullptr;
+}
+
 inline void wait_flag(const u64* flag, u64 value) {
   let_others();
   machine::wait_until([flag, value] { return *flag == value; });
@@ -94,13 +96,6 @@ inline void set_flag(u64* flag, u64 value) {
 inline u32 count_up(u64* count) {
   let_others();
   return static_cast<u32>((*count)++);
-}
-
-inline int opaque(int value) { return value; }
-
-inline void join(int barrier, int threads) {
-  machine::Meeting& own = machine::block->meetings[barrier];
-  if (++own.arrived == threads) own.arrived = 0, ++own.generation;
 }
 
 inline void meet(int barrier, int threads) { machine::meet(barrier, threads); }

@@ -137,6 +137,8 @@ def settings_of(options: argparse.Namespace) -> Settings:
     on_gpu = options.device.startswith("cuda")
     if not on_gpu and (options.graph or options.tune):
         raise UsageError(f"--graph and --tune are for CUDA devices, got --device {options.device}")
+    if options.graph and "model" in options.what and options.inner != "inductor":
+        raise UsageError(f"models in CUDA graphs need --inner inductor, got {options.inner}")
     default_p = DEFAULT_P_MODEL if set(options.what) <= {"model"} else DEFAULT_P
     peers = (("dropout compiled",) if on_gpu else ()) if options.peers is None else tuple(options.peers)
     return Settings(

@@ -68,7 +68,11 @@ def _pair(spec: Spec) -> int:
     # What lies beyond C's edge is computed too.
     beyond = ceil_div(spec.b.lines, wide) * wide - spec.b.lines
     large = steps >= _LEAST_PAIRED_STEPS * blocks and beyond <= _MOST_BEYOND * spec.b.lines
-    return 2 if large and spec.out is None and blocks % 2 == 0 else 1
+    if not large or spec.out is not None or blocks % 2:
+        return 1
+    # Where they take half tiles and one alone does not, a launch's table may be too short.
+    rows = Rows.of(spec, 2)
+    return 2 if rows.in_a_block * rows.sections <= host.most_rows else 1
 
 
 class Rows(NamedTuple):
