@@ -15,8 +15,8 @@ from . import kernel
 # Fewer tiles, or fewer steps for each multiprocessor, and smaller tiles are faster (2048³ on an H200 is just below).
 _LEAST_TILES = 0.5
 _LEAST_STEPS = 34
-# With as many steps for each multiprocessor, nothing dropped, thread blocks that share A are faster; with half as many
-# it makes no difference.
+# Steps for each multiprocessor if nothing is dropped. With 2000 on an H200, thread blocks that share A are faster; with
+# 500 it makes no difference.
 _LEAST_PAIRED_STEPS = 1000
 _MOST_BEYOND = 0.02
 

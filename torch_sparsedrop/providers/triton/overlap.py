@@ -1,4 +1,4 @@
-"""Kernels that begin while the one before them in the stream ends, which hides most of what a start costs the GPU."""
+"""Kernels that begin while the one before them in the stream ends, which hides a part of what a start costs."""
 
 # mypy: ignore-errors
 
