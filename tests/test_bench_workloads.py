@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -260,7 +261,9 @@ def test_captured_layers_draw_fresh_masks_and_know_them(phase: str) -> None:
         call, share, _ = side.prepare(turn)
         y = call()
         torch.manual_seed(turn)
-        drop = Masks.draw(at, shape, "in", torch.tensor(0.5, device="cuda")).drop_in
+        drawn = [Masks.draw(at, shape, "in", torch.tensor(0.5, device="cuda")) for _ in range(layer.STEPS)]
+        assert share == pytest.approx(statistics.fmean(masks.kept(shape) for masks in drawn))
+        drop = drawn[-1].drop_in
         assert drop is not None
         if phase == "forward":
             torch.testing.assert_close(y, (on.x * drop.dense() * 2) @ on.weight.t() + on.bias, rtol=1e-4, atol=1e-3)

@@ -18,6 +18,7 @@ from ..cli.errors import UsageError
 from . import plot
 from .record import Record
 from .rows import Row
+from .workloads.layer import GRAPH
 
 SECTION = re.compile(r"(<!-- results: (\w+) (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 SHOWN_P = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7)
@@ -30,7 +31,7 @@ def layer(file: Path) -> str:
 
 def graph(file: Path) -> str:
     """The same in a CUDA graph."""
-    return _layers(file, "forward+backward in a CUDA graph")
+    return _layers(file, "forward+backward" + GRAPH)
 
 
 def _layers(file: Path, phase: str) -> str:

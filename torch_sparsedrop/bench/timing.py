@@ -141,8 +141,8 @@ def timer_for(device: str) -> Timer:
     return TIMERS[found.type](found)
 
 
-def captured(call: Callable[[], object]) -> Callable[[], object]:
-    """``call`` as a CUDA graph; its replay returns the same tensors each time, filled anew.
+def captured(call: Callable[[], object], times: int = 1) -> Callable[[], object]:
+    """``call``, made that many times, as a CUDA graph; its replay returns the last one's tensors, filled anew.
 
     Replays draw what the call would draw from the generator's state at that time.
     """
@@ -154,7 +154,8 @@ def captured(call: Callable[[], object]) -> Callable[[], object]:
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        made = call()
+        for _ in range(times):
+            made = call()
 
     def replay() -> object:
         graph.replay()
@@ -171,19 +172,21 @@ def interleave(
     rounds: int,
     warmup: int = 0,
     calls: int = 1,
+    steps: int = 1,
     clock: Clock = "device",
     tick: Callable[[], object] = lambda: None,
 ) -> Samples:
     """Every side once in each round, in an order that changes; the first ``warmup`` rounds are not kept.
 
-    The i-th samples of all sides come from one round, so that their ratio is free of slow drift.
+    A call makes that many ``steps``; the time is that of one. The i-th samples of all sides come from one round, so
+    that their ratio is free of slow drift.
     """
     shuffle = random.Random(0).sample
     samples: Samples = {side: [] for side in sides}
     for turn in range(warmup + rounds):
         for side in shuffle(sides, len(sides)):
             prepared = side.prepare(turn)
-            seconds = timer.seconds(prepared.call, calls, clock)
+            seconds = timer.seconds(prepared.call, calls, clock) / steps
             if turn >= warmup:
                 samples[side].append(Sample(seconds, prepared.kept, prepared.bound))
         tick()

@@ -30,6 +30,7 @@ class TimedJob:
     Attributes:
         key: the fields of `Row` that all sides share.
         calls: calls in a row that one turn times, for calls too short to be timed alone.
+        steps: how many a call makes; the time is that of one.
         grad: whether the calls record for autograd.
     """
 
@@ -38,6 +39,7 @@ class TimedJob:
     rounds: int
     warmup: int
     calls: int = 1
+    steps: int = 1
     grad: bool = True
     clock: Clock = "device"
 
@@ -53,7 +55,7 @@ class TimedJob:
     def run(self, timer: Timer, tick: Callable[[], object]) -> list[Row]:
         with torch.inference_mode(not self.grad):
             samples = interleave(
-                self.build(), timer, rounds=self.rounds, warmup=self.warmup, calls=self.calls, clock=self.clock,
-                tick=tick,
+                self.build(), timer, rounds=self.rounds, warmup=self.warmup, calls=self.calls, steps=self.steps,
+                clock=self.clock, tick=tick,
             )  # fmt: skip
         return timed_rows(samples, **self.key)

@@ -20,7 +20,9 @@ from .operands import Masks, Operands
 
 Layer = Callable[[Tensor, Tensor, Tensor], Tensor]
 PHASES = ("forward", "forward+backward")
-GRAPH = " in a CUDA graph"
+STEPS = 10
+# What a replay costs once, as for the random numbers' state, is shared as in a model of some layers.
+GRAPH = f" in a CUDA graph of {STEPS} steps"
 
 
 def jobs(settings: Settings) -> list[Job]:
@@ -57,21 +59,21 @@ def step(layer: Layer, on: Operands, phase: str) -> object:
 def sides(settings: Settings, shape: Shape, dtype: str, mask: str, phase: str) -> Sequence[Side]:
     """Dense and peers once; dropout and SparseDrop at every p."""
     on = Operands.make(shape, dtype, settings.device, requires_grad=True)
-    part = phase.removesuffix(GRAPH)
+    part, steps = phase.removesuffix(GRAPH), _steps(phase)
 
     def ready(layer: Layer) -> Callable[[], object]:
         def call() -> object:
             return step(layer, on, part)
 
-        return captured(call) if phase.endswith(GRAPH) else call
+        return captured(call, steps) if phase.endswith(GRAPH) else call
 
     def masked(turn: int, call: Callable[[], object], p: float, kind: Kind) -> Turn:
         torch.manual_seed(turn)
         probability = torch.tensor(p, device=settings.device)
-        kept = Masks.draw(settings, shape, mask, probability, kind).kept(shape)
-        # The call draws the mask itself; from this seed it is the same one.
+        kept = [Masks.draw(settings, shape, mask, probability, kind).kept(shape) for _ in range(steps)]
+        # The call draws the masks itself; from this seed they are the same ones.
         torch.manual_seed(turn)
-        return Turn(call, kept)
+        return Turn(call, sum(kept) / steps)
 
     plain = layers(settings, shape, mask, settings.middle_p)
     found = [same("dense", ready(plain["dense"]))]
@@ -90,4 +92,9 @@ def sides(settings: Settings, shape: Shape, dtype: str, mask: str, phase: str) -
 
 def _job(settings: Settings, dtype: str, shape: Shape, mask: str, phase: str) -> Job:
     key = {"what": "layer", "subject": str(shape), "dtype": dtype, "phase": phase, "mask": mask}
-    return TimedJob(key, lambda: sides(settings, shape, dtype, mask, phase), settings.masks, settings.warmup)
+    build = partial(sides, settings, shape, dtype, mask, phase)
+    return TimedJob(key, build, settings.masks, settings.warmup, steps=_steps(phase))
+
+
+def _steps(phase: str) -> int:
+    return STEPS if phase.endswith(GRAPH) else 1
