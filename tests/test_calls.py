@@ -118,9 +118,14 @@ for which in ("in", "out"), ("in",), ("out",), ():
         for _ in range(2):
             call("weight_grad", grad, x[:, :columns].contiguous(), *drawn)
         print("x is a:", _x_is_a(32, columns, drawn[0], drawn[3]))
+for which in ("out",), ():
+    drawn = masks(64, 32, 48, which)
+    for _ in range(2):
+        call("weight_grad", grad, None, *drawn)
 """
     )
-    calls, swapped = started(lines), [line.endswith("True") for line in lines if line.startswith("x is a")]
+    *calls, _, masked, _, plain = started(lines)
+    swapped = [line.endswith("True") for line in lines if line.startswith("x is a")]
     assert calls[::2] == ["first"] * 8
     assert swapped == [False, False, True, True, False, False, True, False]
     grad, x, plan_in, scale_in, plan_out, scale_out, dw, space = 0, 1, 2, 3, 5, 6, 9, "workspace"
@@ -130,6 +135,8 @@ for which in ("in", "out"), ("in",), ("out",), ():
         sides = [x, grad, dw] if x_is_a else [grad, x, dw]
         walks = [into, None] if x_is_a else [out, into]
         assert call == [*sides, None, *scales, *walks, None, space]
+    assert masked == [grad, None, dw, None, None, scale_out, plan_out, None, None, space]
+    assert plain == [grad, None, dw, *[None] * 6, space]
 
 
 def test_draw(ask) -> None:

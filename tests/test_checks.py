@@ -116,6 +116,13 @@ def test_weight_grad_refuses_operands_that_do_not_fit():
             torch.ops.sparsedrop.weight_grad(grad, X, *masks)
 
 
+def test_weight_grad_without_x_has_no_mask_in():
+    for device in ("cpu", "meta"):
+        masks = [t.to(device) if isinstance(t, torch.Tensor) else t for t in [*GOOD.values()][3:]]
+        with pytest.raises((ValueError, RuntimeError), match="plan_in needs x, got none"):
+            torch.ops.sparsedrop.weight_grad(torch.randn(40, 24, device=device), None, *masks)
+
+
 def test_bad_input_under_compile():
     def call(x):
         return sparsedrop.linear(x, W, drop_in=OUT)

@@ -86,8 +86,7 @@ def check_all(case):
     dw = ops.weight_grad(bad_grad, bad_x, *masks, REVISION)
     assert_explained(dw, scale * (kept_grad.t() @ kept_x), scale * (kept_grad.abs().t() @ kept_x.abs()), m)
 
-    ones = grad.new_ones(()).expand(m, 1)
-    db = ops.weight_grad(bad_grad, ones, *ABSENT, *out.arguments, REVISION)
+    db = ops.weight_grad(bad_grad, None, *ABSENT, *out.arguments, REVISION)
     assert_explained(db[:, 0], out.scale * kept_grad.sum(0), out.scale * kept_grad.abs().sum(0), m)
 
     for result, shape in ((y, (m, n)), (dx, (m, k)), (dw, (n, k)), (db, (n, 1))):
@@ -120,7 +119,7 @@ def test_other_instruction_sets(isa):
     environment = {**os.environ, "SPARSEDROP_CPU_ISA": isa}
     chosen = [
         f"{__file__}::{name}"
-        for name in ("test_ops", "test_sums_longer_than_a_chunk", "test_threads_agree", "test_one_value_for_all_rows")
+        for name in ("test_ops", "test_sums_longer_than_a_chunk", "test_threads_agree", "test_a_column_of_ones")
     ]
     done = subprocess.run([*command[:-1], *chosen], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:]
@@ -136,8 +135,7 @@ def test_threads_agree(dtype):
         results = []
         for threads in (1, 2, 3, 2):
             torch.set_num_threads(threads)
-            ones = grad.new_ones(()).expand(m, 1)
-            db = ops.weight_grad(grad, ones, *ABSENT, *out.arguments, REVISION)
+            db = ops.weight_grad(grad, None, *ABSENT, *out.arguments, REVISION)
             results.append((ops.linear(x, weight, None, *masks), ops.weight_grad(grad, x, *masks), db))
     finally:
         torch.set_num_threads(before)
@@ -146,14 +144,15 @@ def test_threads_agree(dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("value", [1.0, 2.5])
-def test_one_value_for_all_rows(dtype, value):
-    """Ones are summed without multiplying, as for the gradient of a bias; another value is not taken for ones."""
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_column_of_ones(dtype, masked, transposed):
+    """Without x, also where columns lie along memory."""
     m, n = 300, 1000
     out, grad = Mask(m, n, (48, 160), 0.4), torch.randn(m, n).to(dtype)
-    x = torch.full((), value, dtype=dtype).expand(m, 1)
-    result = ops.weight_grad(grad, x, *ABSENT, *out.arguments, REVISION)
-    kept = value * out.scale * torch.where(out.dense, grad, 0).double()
+    given = grad.t().contiguous().t() if transposed else grad
+    result = ops.weight_grad(given, None, *ABSENT, *(out.arguments if masked else ABSENT), REVISION)
+    kept = out.scale * torch.where(out.dense, grad.double(), 0) if masked else grad.double()
     assert_explained(result[:, 0], kept.sum(0), kept.abs().sum(0), m)
 
 

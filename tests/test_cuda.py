@@ -126,18 +126,35 @@ def test_plan_and_draw_equal_packing(grid, p):
 @pytest.mark.parametrize(
     "sizes", [(16384, 768, (128, 128)), (1000, 4100, (64, 48)), (33, 7, (16, 16)), (0, 7, (16, 16))]
 )
-def test_bias_gradients(dtype, sizes):
+@pytest.mark.parametrize("masked", [False, True])
+def test_bias_gradients(dtype, sizes, masked):
     rows, cols, block = sizes
     mask = sparsedrop.BlockMask.draw(rows, cols, 0.3, block=block, device="cuda")
     grad = torch.randn(rows, cols, device="cuda").to(dtype)
-    terms = mask.scale * torch.where(mask.dense(), grad.double(), 0)
-    grad[~mask.dense()] = float("nan")
-    ones = torch.ones((), dtype=dtype, device="cuda").expand(rows, 1)
-    arguments = grad, ones, None, None, [], mask.plan, mask.scale, list(block), 0
-    first, second = (OPS.weight_grad(*arguments) for _ in range(2))  # The second call is the native part's.
-    assert torch.equal(first, second)
-    assert first.shape == (cols, 1)
-    assert (first.flatten() - terms.sum(0)).abs().max() <= (torch.finfo(dtype).eps + 1e-6) * terms.abs().sum(0).max()
+    terms = mask.scale * torch.where(mask.dense(), grad.double(), 0) if masked else grad.double()
+    if masked:
+        grad[~mask.dense()] = float("nan")
+    mask_out = (mask.plan, mask.scale, list(block)) if masked else (None, None, [])
+    for given in (grad, torch.nn.functional.pad(grad, (0, 3))[:, :cols], grad.t().contiguous().t()):
+        arguments = given, None, None, None, [], *mask_out, 0
+        first, second = (OPS.weight_grad(*arguments) for _ in range(2))  # The second call is the native part's.
+        assert torch.equal(first, second)
+        assert first.shape == (cols, 1)
+        error = (first.flatten() - terms.sum(0)).abs().max()
+        assert error <= (torch.finfo(dtype).eps + 1e-6) * terms.abs().sum(0).max()
+
+
+@pytest.mark.parametrize("leading", [(4096,), (8, 512), ()])
+def test_a_layer_sums_the_gradient_of_its_bias(leading):
+    """Without a mask over the output too; a gradient without rows is the sum itself."""
+    layer = sparsedrop.nn.DropoutLinear(256, 384, p=0.5, device="cuda")
+    x, grad = torch.randn(*leading, 256, device="cuda"), torch.randn(*leading, 384, device="cuda")
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        layer(x).backward(grad)
+    expected = grad.double().reshape(-1, 384)
+    error = (layer.bias.grad - expected.sum(0)).abs().max()
+    assert error <= (torch.finfo(torch.float32).eps + 1e-6) * expected.abs().sum(0).max()
+    assert any(event.name == "sum_rows" for event in profile.events()) == bool(leading)
 
 
 def test_dropped_values_are_never_used():

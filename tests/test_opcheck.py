@@ -40,6 +40,13 @@ def test_weight_grad(dtype, layout, requires_grad):
     torch.library.opcheck(torch.ops.sparsedrop.weight_grad.default, (*operands, *mask_arguments("both")))
 
 
+@pytest.mark.parametrize("requires_grad", [False, True])
+@pytest.mark.parametrize("sides", ["out", ""])
+def test_weight_grad_against_ones(sides, requires_grad):
+    grad = torch.randn(M, N, requires_grad=requires_grad)
+    torch.library.opcheck(torch.ops.sparsedrop.weight_grad.default, (grad, None, *mask_arguments(sides)))
+
+
 @pytest.mark.parametrize("leading", [(M,), (4, 10)])
 @pytest.mark.parametrize("leading_grad", [(M,), (4, 10), (2, 20), (1, 4, 10)])
 def test_weight_grad_takes_what_its_fake_takes(leading, leading_grad):

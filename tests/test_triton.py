@@ -80,26 +80,42 @@ def test_long_walks():
     "sizes", [(150, 200, (32, 48)), (129, 131, (128, 128)), (700, 64, (16, 16)), (33, 7, (64, 16)), (0, 7, (16, 16))]
 )
 def test_sums_against_one_column(dtype, side, sizes):
-    """As a bias has its gradient, or the weight of a linear with one output; the column need not be of ones."""
+    """As a bias has its gradient, or the weight of a linear with one output."""
     rows, cols, block = sizes
     mask = BlockMask.draw(rows, cols, 0.4, block=block)
     masked = torch.randn(rows, cols).to(dtype)
     dropped = ~mask.dense()
     poisoned = torch.where(dropped, float("nan"), masked)
     of_mask, none = (mask.plan, mask.scale, list(block)), (None, None, [])
-    for column in (torch.ones(()).expand(rows, 1), torch.randn(rows, 1)):
-        column = column.to(dtype)
-        terms = mask.scale * torch.where(dropped, 0, masked * column.double())
-        if side == "grad":
-            got = matmul.weight_grad(poisoned, column, *none, *of_mask, 0)
-            assert got.shape == (cols, 1)
-        else:
-            got = matmul.weight_grad(column, poisoned, *of_mask, *none, 0)
-            assert got.shape == (1, cols)
+    column = torch.randn(rows, 1).to(dtype)
+    terms = mask.scale * torch.where(dropped, 0, masked * column.double())
+    if side == "grad":
+        got = matmul.weight_grad(poisoned, column, *none, *of_mask, 0)
+        assert got.shape == (cols, 1)
+    else:
+        got = matmul.weight_grad(column, poisoned, *of_mask, *none, 0)
+        assert got.shape == (1, cols)
+    assert (got.flatten() - terms.sum(0)).abs().max() <= (torch.finfo(dtype).eps + 1e-6) * terms.abs().sum(0).max()
+    (launch,) = matmul._known.values()
+    assert isinstance(launch, column_sum.Launch)
+
+
+@pytest.mark.usefixtures("capability")
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("sizes", [(150, 200, (32, 48)), (1100, 131, (128, 128)), (33, 7, (64, 16)), (0, 7, (16, 16))])
+def test_sums_against_ones(dtype, masked, sizes):
+    """Without x, from rows with a gap between them and from columns that lie along memory."""
+    rows, cols, block = sizes
+    mask = BlockMask.draw(rows, cols, 0.4, block=block)
+    grad = torch.randn(rows, cols).to(dtype)
+    arguments = (mask.plan, mask.scale, list(block)) if masked else (None, None, [])
+    terms = mask.scale * torch.where(mask.dense(), grad.double(), 0) if masked else grad.double()
+    poisoned = torch.where(mask.dense(), grad, float("nan")) if masked else grad
+    for given in (torch.nn.functional.pad(poisoned, (0, 9))[:, :cols], poisoned.t().contiguous().t()):
+        got = matmul.weight_grad(given, None, None, None, [], *arguments, 0)
+        assert got.shape == (cols, 1)
         assert (got.flatten() - terms.sum(0)).abs().max() <= (torch.finfo(dtype).eps + 1e-6) * terms.abs().sum(0).max()
-        (launch,) = matmul._known.values()
-        assert isinstance(launch, column_sum.Launch)
-        matmul._known.clear()
 
 
 def test_dropped_values_are_never_used():

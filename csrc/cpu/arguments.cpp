@@ -20,14 +20,14 @@ Tensor new_tensor(const Blocks& shape, ScalarType type) {
   return Tensor(made);
 }
 
-Element element_of(const Tensor& tensor, const char* op) {
+Element element_of(const Tensor& tensor, const char* op, const char* name) {
   switch (tensor.scalar_type()) {
     case ScalarType::Float: return Element::float32;
     case ScalarType::Double: return Element::float64;
     case ScalarType::BFloat16: return Element::bfloat16;
     case ScalarType::Half: return Element::float16;
     default:
-      STD_TORCH_CHECK(false, "sparsedrop::", op, ": x must be float32, float64, bfloat16 or float16, got ",
+      STD_TORCH_CHECK(false, "sparsedrop::", op, ": ", name, " must be float32, float64, bfloat16 or float16, got ",
                       tensor.scalar_type());
   }
 }

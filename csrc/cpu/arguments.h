@@ -25,7 +25,7 @@ std::string shape_of(const Tensor&);
 // A new contiguous tensor; torch::stable::new_empty boxes its arguments for the dispatcher, which takes longer.
 Tensor new_tensor(const Blocks& shape, ScalarType);
 
-Element element_of(const Tensor&, const char* op);
+Element element_of(const Tensor&, const char* op, const char* name);
 
 // A tensor of any rank as the rows that F.linear sees.
 struct Flat {
@@ -54,7 +54,7 @@ int64_t common_block_rows(const Mask& in, const Mask& out);
 Tensor linear(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, const OptionalTensor& plan_in,
               const OptionalTensor& scale_in, Blocks block_in, const OptionalTensor& plan_out, const OptionalTensor& scale_out,
               Blocks block_out, int64_t revision);
-Tensor weight_grad(const Tensor& grad, const Tensor& x, const OptionalTensor& plan_in, const OptionalTensor& scale_in,
+Tensor weight_grad(const Tensor& grad, const OptionalTensor& x, const OptionalTensor& plan_in, const OptionalTensor& scale_in,
                    Blocks block_in, const OptionalTensor& plan_out, const OptionalTensor& scale_out, Blocks block_out,
                    int64_t revision);
 // `sizes`: rows and columns of a grid that comes flat.

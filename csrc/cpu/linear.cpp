@@ -6,7 +6,7 @@ namespace sparsedrop {
 Tensor linear(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, const OptionalTensor& plan_in,
               const OptionalTensor& scale_in, Blocks block_in, const OptionalTensor& plan_out, const OptionalTensor& scale_out,
               Blocks block_out, int64_t /*revision*/) {
-  const Element element = element_of(x, "linear");
+  const Element element = element_of(x, "linear", "x");
   const Flat rows = flatten_rows(x, "x");
   STD_TORCH_CHECK(weight.dim() == 2 && weight.size(1) == rows.columns, "weight must have shape (out_features, ",
                   rows.columns, ") for x of shape ", shape_of(x), ", got ", shape_of(weight));

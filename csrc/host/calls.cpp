@@ -128,23 +128,24 @@ Tensor linear(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
   return first("sparsedrop::first_linear", arguments, std::move(key))[0];
 }
 
-Tensor weight_grad(const Tensor& grad, const Tensor& x, const OptionalTensor& plan_in, const OptionalTensor& scale_in,
+// No x is a column of ones.
+Tensor weight_grad(const Tensor& grad, const OptionalTensor& x, const OptionalTensor& plan_in, const OptionalTensor& scale_in,
                    Sizes block_in, const OptionalTensor& plan_out, const OptionalTensor& scale_out, Sizes block_out,
                    int64_t revision) {
   Key key = begin(kWeightGrad);
-  key.push_back(tf32(x));
-  for (const Tensor* tensor : {&grad, &x}) note(key, *tensor);
-  for (const OptionalTensor* tensor : {&plan_in, &scale_in, &plan_out, &scale_out}) note(key, *tensor);
+  key.push_back(tf32(grad));
+  note(key, grad);
+  for (const OptionalTensor* tensor : {&x, &plan_in, &scale_in, &plan_out, &scale_out}) note(key, *tensor);
   note(key, block_in);
   note(key, block_out);
   if (const auto known = table().find(key)) {
-    const int64_t n = grad.sizes().back(), k = x.sizes().back();
-    const OptionalTensor dw = new_tensor({n, k}, dtype(x), x);
+    const int64_t n = grad.sizes().back(), k = x ? x->sizes().back() : 1;
+    const OptionalTensor dw = new_tensor({n, k}, dtype(grad), grad);
     // As `_x_is_a` says in matmul.py.
     const bool x_is_a = !plan_out && (plan_in || k > n);
-    const Tensor &a = x_is_a ? x : grad, &b = x_is_a ? grad : x;
+    const std::uintptr_t a = x_is_a ? address(x) : address(grad), b = x_is_a ? address(grad) : address(x);
     const OptionalTensor& walk_a = x_is_a ? plan_in : plan_out;
-    if (dw && start(*known, *dw, {address(a), address(b), address(*dw), 0, address(scale_in), address(scale_out),
+    if (dw && start(*known, *dw, {a, b, address(*dw), 0, address(scale_in), address(scale_out),
                                   address(walk_a), x_is_a ? 0 : address(plan_in), 0, 0}))
       return *dw;
   }

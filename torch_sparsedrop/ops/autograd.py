@@ -2,7 +2,7 @@
 
     dX = s · M_in ⊙ ((M_out ⊙ dY) W)             `linear` with the masks exchanged
     dW = s · (M_out ⊙ dY)ᵀ (M_in ⊙ X)            `weight_grad`
-    db = s_out · Σ_rows (M_out ⊙ dY)             `weight_grad` against a column of ones, or without M_out a sum
+    db = s_out · Σ_rows (M_out ⊙ dY)             `weight_grad` without x; PyTorch's own sum where that is as good
     M ⊙ f(x + b)                                 `activate_grad`; in plain PyTorch where that is to be derived again
 
 with s = s_in · s_out. The derivatives of `weight_grad` are `linear` again, so gradients of any order
@@ -26,11 +26,12 @@ Masks = tuple[Any, ...]
 """plan, scale and block of the input mask, then of the output mask."""
 
 
-def save(ctx: Any, first: Tensor, second: Tensor, masks: Masks) -> None:
+def save(ctx: Any, first: Tensor, second: Tensor | None, masks: Masks) -> None:
     """Each operand is kept only for the other one's gradient."""
     plan_in, scale_in, block_in, plan_out, scale_out, block_out = masks
     needs = ctx.needs_input_grad
-    ctx.blocks, ctx.strides = (block_in, block_out), second.stride()
+    ctx.blocks, ctx.leading = (block_in, block_out), first.shape[:-1]
+    ctx.strides = None if second is None else second.stride()
     kept = first if needs[1] else None, second if needs[0] else None
     ctx.save_for_backward(*kept, plan_in, scale_in, plan_out, scale_out)
 
@@ -62,17 +63,27 @@ def linear_backward(linear: Callable[..., Tensor], weight_grad: Callable[..., Te
         dw = weight_grad(x, grad, *exchanged, REVISION).t()
     elif needs_weight:
         dw = weight_grad(grad, x, *masks, REVISION)
-    if needs_bias and masks[3] is None:
+    if needs_bias and masks[3] is None and not _sums(grad):
         db = grad.sum(tuple(range(grad.dim() - 1))) if grad.dim() > 1 else grad
     elif needs_bias:
-        ones = grad.new_ones(()).expand(*grad.shape[:-1], 1)
-        db = weight_grad(grad, ones, None, None, [], *masks[3:], REVISION).squeeze(1)
+        db = weight_grad(grad, None, None, None, [], *masks[3:], REVISION).squeeze(1)
     return dx, dw, db, *[None] * 7
+
+
+def _sums(grad: Tensor) -> bool:
+    """Whether our kernels sum rows where nothing is masked: on a GPU they are faster than PyTorch's.
+
+    A graph is better off with PyTorch's sum, which the compiler fuses with what is beside it; as is vmap.
+    """
+    plain = type(grad) is Tensor and not torch._C._are_functorch_transforms_active()
+    return plain and grad.is_cuda and grad.dim() > 1 and grad.dtype != torch.float64
 
 
 def _weight_grad_backward(linear: Callable[..., Tensor], ctx: Any, cotangent: Tensor) -> Any:
     grad, x, masks, exchanged = _saved(ctx)
     needs_grad, needs_x = ctx.needs_input_grad[:2]
+    if needs_grad and ctx.strides is None:
+        x = cotangent.new_ones(()).expand(*ctx.leading, 1)
     dgrad = linear(x, cotangent, None, *masks, REVISION) if needs_grad else None
     dx = linear(grad, cotangent.t(), None, *exchanged, REVISION) if needs_x else None
     return dgrad, dx, *[None] * 7

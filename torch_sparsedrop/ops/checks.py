@@ -115,8 +115,15 @@ def check_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[int, i
     return math.prod(x.shape[:-1]), weight.shape[0], weight.shape[1]
 
 
-def check_weight_grad(grad: Tensor, x: Tensor) -> tuple[int, int, int]:
-    """(M, N, K) of ``gradᵀ x``."""
+def check_weight_grad(grad: Tensor, x: Tensor | None, plan_in: Tensor | None) -> tuple[int, int, int]:
+    """(M, N, K) of ``gradᵀ x``; no ``x`` is a column of ones, which has no mask."""
+    if x is None:
+        check_operand(grad, "grad")
+        if grad.dim() < 1:
+            raise ValueError("grad must have at least one dimension, (..., N), got a 0-dim tensor")
+        if plan_in is not None:
+            raise ValueError("plan_in needs x, got none")
+        return math.prod(grad.shape[:-1]), grad.shape[-1], 1
     check_operand(x, "x")
     check_operand(grad, "grad", x)
     if x.dim() < 1 or grad.shape[:-1] != x.shape[:-1]:

@@ -54,13 +54,13 @@ def linear(
 
 @torch.library.register_fake("sparsedrop::weight_grad", lib=library)
 def weight_grad(
-    grad: Tensor, x: Tensor,
+    grad: Tensor, x: Tensor | None,
     plan_in: Tensor | None, scale_in: Tensor | None, block_in: Sequence[int],
     plan_out: Tensor | None, scale_out: Tensor | None, block_out: Sequence[int], revision: int,
 ) -> Tensor:  # fmt: skip
-    m, n, k = check_weight_grad(grad, x)
-    check_masks(m, n, k, x, plan_in, scale_in, block_in, plan_out, scale_out, block_out)
-    return x.new_empty((n, k))
+    m, n, k = check_weight_grad(grad, x, plan_in)
+    check_masks(m, n, k, grad, plan_in, scale_in, block_in, plan_out, scale_out, block_out)
+    return grad.new_empty((n, k))
 
 
 @torch.library.register_fake("sparsedrop::activate", lib=library)

@@ -49,10 +49,10 @@ def linear(
 
 @register_flop_formula(torch.ops.sparsedrop.weight_grad, get_raw=True)
 def weight_grad(
-    grad: Tensor, x: Tensor,
+    grad: Tensor, x: Tensor | None,
     plan_in: Tensor | None, scale_in: Tensor | None, block_in: Sequence[int],
     plan_out: Tensor | None, scale_out: Tensor | None, block_out: Sequence[int],
     *args: Any, **kwargs: Any,
 ) -> int:  # fmt: skip
-    sizes = math.prod(x.shape[:-1]), grad.shape[-1], x.shape[-1]
+    sizes = math.prod(grad.shape[:-1]), grad.shape[-1], 1 if x is None else x.shape[-1]
     return 2 * kept_multiply_adds(*sizes, plan_in, block_in, plan_out, block_out)

@@ -4,7 +4,8 @@ M ⊙ f(x + b), as it stands between two linears that share a mask; `plan` and `
 
 Every op is pure: random numbers enter as the tensor ``uniform``, drawn in the graph by ``torch.rand``.
 A mask reaches an op as three arguments: its plan, its scale (a 0-dim float32 tensor) and its block
-(two sizes); an absent mask is ``None, None, []``.
+(two sizes); an absent mask is ``None, None, []``. In `weight_grad` no ``x`` stands for a column of ones, against
+which a bias has its gradient.
 
 A grid of blocks, ``keep`` or ``uniform``, is a matrix, or flat with its sizes in ``grid``. Compiled graphs
 hold flat ones only: a matrix of one row would be a graph of its own. `draw` makes several masks of one grid at once
@@ -34,7 +35,7 @@ library.define(
     tags=_TAGS,
 )
 library.define(f"linear(Tensor x, Tensor weight, Tensor? bias, {_MASKS}) -> Tensor", tags=_TAGS)
-library.define(f"weight_grad(Tensor grad, Tensor x, {_MASKS}) -> Tensor", tags=_TAGS)
+library.define(f"weight_grad(Tensor grad, Tensor? x, {_MASKS}) -> Tensor", tags=_TAGS)
 _ACTIVATE = "Tensor x, Tensor? bias, int function, Tensor plan, int[] block, int revision"
 library.define(f"activate({_ACTIVATE}) -> Tensor", tags=_TAGS)
 library.define(f"activate_grad(Tensor grad, {_ACTIVATE}) -> (Tensor grad_x, Tensor grad_bias)", tags=_TAGS)
@@ -48,7 +49,7 @@ library.define(
 # On CUDA, calls of a kind that was not seen before: the results, and behind them what starts the next such call.
 library.define("first_draw(Tensor uniform, Tensor? p, float number, bool balanced, SymInt[] grid=[]) -> Tensor[]")
 library.define(f"first_linear(Tensor x, Tensor weight, Tensor? bias, {_MASKS}) -> Tensor[]")
-library.define(f"first_weight_grad(Tensor grad, Tensor x, {_MASKS}) -> Tensor[]")
+library.define(f"first_weight_grad(Tensor grad, Tensor? x, {_MASKS}) -> Tensor[]")
 library.define(f"first_activate({_ACTIVATE}) -> Tensor[]")
 library.define(f"first_activate_grad(Tensor grad, {_ACTIVATE}) -> Tensor[]")
 library.define("forget() -> ()")

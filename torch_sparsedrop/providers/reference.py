@@ -70,11 +70,12 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Tensor
     return y
 
 
-def weight_grad(grad: Tensor, x: Tensor, *rest: Any) -> Tensor:
-    m, n, k = check_weight_grad(grad, x)
-    _tell(x.device.type)
-    masks = _dense(m, n, k, x, *rest)
-    return masked_weight_grad(grad.reshape(m, n), x.reshape(m, k), *masks)
+def weight_grad(grad: Tensor, x: Tensor | None, plan_in: Tensor | None, *rest: Any) -> Tensor:
+    m, n, k = check_weight_grad(grad, x, plan_in)
+    _tell(grad.device.type)
+    masks = _dense(m, n, k, grad, plan_in, *rest)
+    x = grad.new_ones((m, k)) if x is None else x.reshape(m, k)
+    return masked_weight_grad(grad.reshape(m, n), x, *masks)
 
 
 def activate(

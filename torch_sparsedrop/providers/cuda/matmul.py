@@ -64,19 +64,24 @@ def weight_grad(*arguments: Any) -> Tensor:
 
 
 def serve_weight_grad(
-    grad: Tensor, x: Tensor,
+    grad: Tensor, x: Tensor | None,
     plan_in: Tensor | None, scale_in: Tensor | None, block_in: Sequence[int],
     plan_out: Tensor | None, scale_out: Tensor | None, block_out: Sequence[int], revision: int,
 ) -> tuple[tuple[Tensor], Ready | None]:  # fmt: skip
-    """The masked reduction: t = rows. The side that a mask divides, or else the longer one, is a; the other is b."""
-    if x.dtype not in devices.DTYPES:
+    """The masked reduction: t = rows. The side that a mask divides, or else the longer one, is a; the other is b. No
+    ``x`` is a column of ones."""
+    if grad.dtype not in devices.DTYPES:
         dw = reference.weight_grad(grad, x, plan_in, scale_in, block_in, plan_out, scale_out, block_out, revision)
         return (dw,), None
     masks = plan_in, scale_in, block_in, plan_out, scale_out, block_out
+    if x is None and grad.dim() > 0 and grad.stride(-1) != 1:
+        # What sums rows without x reads them along memory.
+        ones = grad.new_ones(()).expand(*grad.shape[:-1], 1)
+        return serve_weight_grad(grad, ones, *masks, revision)[0], None
     key = _key("weight_grad", masks, grad, x, None)
     launch = _known.get(key) or _remember(key, _reduction(grad, x, *masks))
-    n, k = grad.shape[-1], x.shape[-1]
-    dw = x.new_empty((n, k))
+    n, k = grad.shape[-1], 1 if x is None else x.shape[-1]
+    dw = grad.new_empty((n, k))
     if dw.numel() == 0:
         return (dw,), None
     if _x_is_a(n, k, plan_in, plan_out):
@@ -84,15 +89,15 @@ def serve_weight_grad(
     return (dw,), _start(launch, (grad, x, dw, None, scale_in, scale_out, plan_out, plan_in, None))
 
 
-def _reduction(grad: Tensor, x: Tensor, *masks: Any) -> Spec:
-    m, n, k = check_weight_grad(grad, x)
-    check_masks(m, n, k, x, *masks)
+def _reduction(grad: Tensor, x: Tensor | None, *masks: Any) -> Spec:
     plan_in, _, block_in, plan_out, _, block_out = masks
-    of_grad, of_x = _operand(_flat(grad), 1), _operand(_flat(x), 1)
+    m, n, k = check_weight_grad(grad, x, plan_in)
+    check_masks(m, n, k, grad, *masks)
+    of_grad, of_x = _operand(_flat(grad), 1), Operand(1, m, 0, 0) if x is None else _operand(_flat(x), 1)
     into, out = _mask(plan_in, block_in, m, k), _mask(plan_out, block_out, m, n)
     if _x_is_a(n, k, plan_in, plan_out):
-        return Spec(*_common(x), of_x, of_grad, Operand(k, n, 1, k), into, None, None, True)
-    return Spec(*_common(x), of_grad, of_x, Operand(n, k, k, 1), out, into, None, True)
+        return Spec(*_common(grad), of_x, of_grad, Operand(k, n, 1, k), into, None, None, True)
+    return Spec(*_common(grad), of_grad, of_x, Operand(n, k, k, 1), out, into, None, True)
 
 
 def _x_is_a(n: int, k: int, plan_in: Tensor | None, plan_out: Tensor | None) -> bool:
@@ -102,7 +107,8 @@ def _x_is_a(n: int, k: int, plan_in: Tensor | None, plan_out: Tensor | None) -> 
 def _start(launch: Any, given: tuple[Any, ...]) -> Ready | None:
     """A launch on matrices with any leading dimensions. It can be repeated by address where nothing was copied."""
     a, b, c, bias, scale_1, scale_2, walk_a, walk_b, out = given
-    used = _flat(a), _flat(b), c, _dense(bias), scale_1, scale_2, _dense(walk_a), _dense(walk_b), _dense(out)
+    sides = _flat(a), None if b is None else _flat(b), c
+    used = *sides, _dense(bias), scale_1, scale_2, _dense(walk_a), _dense(walk_b), _dense(out)
     launch(*used)
     if launch.copies:
         return None
@@ -138,7 +144,7 @@ def _launch(spec: Spec) -> Any:
     wanted = os.environ.get("SPARSEDROP_GPU") or "fastest"
     if wanted not in ("fastest", "hopper", "triton"):
         raise ValueError(f"SPARSEDROP_GPU must be fastest, hopper or triton, got {wanted!r}")
-    if wanted == "fastest" and column.serves(spec):
+    if column.serves(spec):
         return column.Launch(spec)
     if wanted == "triton":
         return triton.Launch(spec)

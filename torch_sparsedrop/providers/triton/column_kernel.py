@@ -1,4 +1,4 @@
-"""Sums over rows: C[a] = Σ_t A[t, a] · b[t] over the blocks that a mask keeps, in parts that are then added."""
+"""Sums over rows, of what a mask keeps if there is one: C[a] = Σ_t A[t, a] · b[t], in parts that are then added."""
 
 # mypy: ignore-errors
 
@@ -21,7 +21,8 @@ def sum_rows(
     a, b, parts, plan, rows, cols, a_row, b_row, row_bits, words, tiles, each,
     BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr, R: tl.constexpr, C: tl.constexpr,
 ):  # fmt: skip
-    """Some tiles of R × C below each other, ``each`` of ``tiles``; a tile lies inside a mask's block."""
+    """Some tiles of R × C below each other, ``each`` of ``tiles``; a tile lies inside a mask's block. No ``b`` is a
+    column of ones, no ``plan`` keeps all."""
     wait_for_kernels_before()
     SUB_R: tl.constexpr = (BLOCK_R + R - 1) // R
     SUB_C: tl.constexpr = (BLOCK_C + C - 1) // C
@@ -30,14 +31,19 @@ def sum_rows(
     col_end = tl.minimum(cols, (block_c + 1) * BLOCK_C)
     total = tl.zeros((R, C), tl.float32)
     first = tl.program_id(1) * each
-    for tile in tl.range(first, tl.minimum(first + each, tiles)):
+    # What is dropped is left out by its loads, not by a branch, so that those of several tiles are under way at once.
+    for tile in tl.range(first, tl.minimum(first + each, tiles), loop_unroll_factor=4):
         block_r = tile // SUB_R
-        if is_kept(plan, row_bits, words, block_r, block_c) != 0:
-            row = block_r * BLOCK_R + tile % SUB_R * R + tl.arange(0, R)
-            inside = row < tl.minimum(rows, (block_r + 1) * BLOCK_R)
-            at = row.to(tl.int64)[:, None] * a_row + col[None, :]
-            found = tl.load(a + at, inside[:, None] & (col < col_end)[None, :], other=0.0).to(tl.float32)
-            total += found * tl.load(b + row.to(tl.int64) * b_row, inside, other=0.0).to(tl.float32)[:, None]
+        row = block_r * BLOCK_R + tile % SUB_R * R + tl.arange(0, R)
+        end = tl.minimum(rows, (block_r + 1) * BLOCK_R)
+        if plan is not None:
+            end = tl.where(is_kept(plan, row_bits, words, block_r, block_c) != 0, end, 0)
+        inside = row < end
+        at = row.to(tl.int64)[:, None] * a_row + col[None, :]
+        found = tl.load(a + at, inside[:, None] & (col < col_end)[None, :], other=0.0).to(tl.float32)
+        if b is not None:
+            found *= tl.load(b + row.to(tl.int64) * b_row, inside, other=0.0).to(tl.float32)[:, None]
+        total += found
     tl.store(parts + tl.program_id(1).to(tl.int64) * cols + col, tl.sum(total, 0), col < col_end)
 
 
