@@ -60,8 +60,11 @@ def native(compiled, grid, arguments, slots):
     taken = [int(length or 1) * int(bits) // 8 for bits, length in found]
     assert [BYTES[kind] for kind, *_ in listed] == taken, (listed, entry)
     # It may be started while the kernel before it ends.
-    early = text[text.index(".reqntid") : text.index("griddepcontrol.wait")]
+    early, late = text[text.index(".reqntid") :].split("griddepcontrol.wait")
     assert not re.search(r"\b(ld|st|atom|red|cp|prefetch)\.(?!param)", early), early
+    # Short ones let the next one begin, but not before.
+    assert "griddepcontrol.launch" not in early
+    assert ("griddepcontrol.launch_dependents" in late) == (compiled.name in ("make_plan", "sum_rows", "add_rows"))
     print(compiled.name, len(listed), sum(kind == "map" for kind, *_ in listed))
 
 start.native = native

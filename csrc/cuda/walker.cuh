@@ -1,8 +1,9 @@
-// A thread block's way through the schedule, or that of two side by side. The first tile is that of its own index, or theirs; then it takes the next one whenever it is
-// about to end one. So the longest go to those with the least work, and all reach about the same terms of the sum at the same
-// time, which they then share in the cache. Where whole tiles would not come out even, the last one to two rounds are divided
-// by cost: each thread block takes a stretch of them, and a tile across a border is summed in parts. Where there are only few
-// tiles, with long sums of nearly the same length, each counts the same, so that stretches begin at the same terms in all rows.
+// A thread block's way through the schedule, or that of two side by side. The first tile is that of its own index, or theirs; then it
+// takes the next one whenever it is about to end one. So the longest go to those with the least work, and all reach about the same
+// terms of the sum at the same time, which they then share in the cache. Where whole tiles would not come out even, the last one to
+// two rounds are divided by cost: each thread block takes a stretch of them, and a tile across a border is summed in parts. Where
+// there are only few tiles, with long sums of nearly the same length, each counts the same, so that stretches begin at the same terms
+// in all rows.
 #pragma once
 
 #include "shared.cuh"

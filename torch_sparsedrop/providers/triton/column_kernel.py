@@ -7,7 +7,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .overlap import wait_for_kernels_before
+from .overlap import let_next_kernel_begin, wait_for_kernels_before
 
 
 @triton.jit
@@ -24,6 +24,7 @@ def sum_rows(
     """Some tiles of R × C below each other, ``each`` of ``tiles``; a tile lies inside a mask's block. No ``b`` is a
     column of ones, no ``plan`` keeps all."""
     wait_for_kernels_before()
+    let_next_kernel_begin()
     SUB_R: tl.constexpr = (BLOCK_R + R - 1) // R
     SUB_C: tl.constexpr = (BLOCK_C + C - 1) // C
     block_c = tl.program_id(0) // SUB_C
@@ -51,6 +52,7 @@ def sum_rows(
 def add_rows(parts, total, scale_1, scale_2, count, cols, PARTS: tl.constexpr, C: tl.constexpr):
     """The sum of the parts, (count, cols), always in one order, and scaled."""
     wait_for_kernels_before()
+    let_next_kernel_begin()
     part = tl.arange(0, PARTS)[:, None]
     col = tl.program_id(0) * C + tl.arange(0, C)
     found = tl.load(parts + part * cols + col[None, :], (part < count) & (col < cols)[None, :], other=0.0)

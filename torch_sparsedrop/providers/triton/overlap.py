@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
-from triton.language.extra.cuda import gdc_wait
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from triton.language.target_info import cuda_capability_geq
 
 _COMPILED = tl.constexpr(not triton.knobs.runtime.interpret)
@@ -20,3 +20,13 @@ def wait_for_kernels_before():
     early."""
     if _COMPILED and cuda_capability_geq(9, 0):
         gdc_wait()
+
+
+@triton.jit
+def let_next_kernel_begin():
+    """While this one works. Behind the wait, so that the next one can rely on all kernels before this one.
+
+    Good for short kernels. Where products let the next one begin, small layers became up to a tenth slower on an H200.
+    """
+    if _COMPILED and cuda_capability_geq(9, 0):
+        gdc_launch_dependents()

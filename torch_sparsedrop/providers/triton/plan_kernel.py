@@ -11,7 +11,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .overlap import wait_for_kernels_before
+from .overlap import let_next_kernel_begin, wait_for_kernels_before
 
 
 @triton.jit
@@ -123,6 +123,7 @@ def make_plan(
     ROW_OTHERS: tl.constexpr, ROW_PLACES: tl.constexpr, COL_OTHERS: tl.constexpr, COL_PLACES: tl.constexpr,
 ):  # fmt: skip
     wait_for_kernels_before()
+    let_next_kernel_begin()
     if MODE != "given":
         if not NUMBER:  # but in memory
             p = tl.load(p)
