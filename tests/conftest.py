@@ -31,6 +31,12 @@ def fresh_compiler():
 
 
 @pytest.fixture
+def x():
+    """What `conversions.MLP` takes."""
+    return torch.randn(4, 16, 64)
+
+
+@pytest.fixture
 def ask(tmp_path):
     """Runs a script on a machine with a CUDA driver that only writes down what it is asked; all that is printed."""
     return fake_driver.asker(tmp_path)
