@@ -164,6 +164,20 @@ def test_what_the_op_refuses_has_the_same_numbers(monkeypatch):
         sparsedrop.dropout_linear(*leaves, 0.5, block=16)  # it said so once
 
 
+def test_a_device_without_the_op_is_not_told_of_here(monkeypatch):
+    """Its kernels tell who serves."""
+
+    def missing(*arguments):
+        raise NotImplementedError("no kernel for this device")
+
+    monkeypatch.setattr(layer, "_OP", missing)
+    monkeypatch.setattr(layer, "_told", set())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert sparsedrop.dropout_linear(*operands(70, 48), 0.5, block=16).shape[0] > 0
+    assert not layer._told
+
+
 def test_the_same_numbers_make_the_same_mask():
     """The op draws nothing itself."""
     x, weight, bias = operands(40, 48)
