@@ -6,7 +6,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import torch_sparsedrop as sparsedrop
 from torch_sparsedrop import BlockMask
-from torch_sparsedrop.ops import REVISION
+from torch_sparsedrop.ops import REVISION, autograd
 
 
 def masks(sides: str):
@@ -76,6 +76,23 @@ def test_only_wanted_gradients_are_computed(entrance, wanted, backward):
         y.sum().backward()
     assert calls.names == backward
     assert [leaf.grad is not None for leaf in leaves] == [name in wanted for name in shapes]
+
+
+@pytest.mark.parametrize("sides", ["in", "out"])
+def test_sums_by_our_kernel_can_be_derived_again(monkeypatch, sides):
+    """On a GPU they are also taken where nothing is masked."""
+    monkeypatch.setattr(autograd, "_sums", lambda grad: True)
+    drop_in, drop_out = masks(sides)
+    leaves = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in ((17, 18), (19, 18), (19,))]
+
+    def call(*operands):
+        return sparsedrop.linear(*operands, drop_in=drop_in, drop_out=drop_out).square()
+
+    with Calls() as calls:
+        torch.autograd.grad(call(*leaves).sum(), leaves)
+    assert calls.names.count("weight_grad") == 2
+    assert torch.autograd.gradcheck(call, leaves, fast_mode=True)
+    assert torch.autograd.gradgradcheck(call, leaves, fast_mode=True)
 
 
 @pytest.mark.parametrize("wanted", ["x", "w"])

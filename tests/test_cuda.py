@@ -137,7 +137,8 @@ def test_bias_gradients(dtype, sizes, masked):
     mask_out = (mask.plan, mask.scale, list(block)) if masked else (None, None, [])
     for given in (grad, torch.nn.functional.pad(grad, (0, 3))[:, :cols], grad.t().contiguous().t()):
         arguments = given, None, None, None, [], *mask_out, 0
-        first, second = (OPS.weight_grad(*arguments) for _ in range(2))  # The second call is the native part's.
+        # The second call is the native part's where rows lie along memory.
+        first, second = (OPS.weight_grad(*arguments) for _ in range(2))
         assert torch.equal(first, second)
         assert first.shape == (cols, 1)
         error = (first.flatten() - terms.sum(0)).abs().max()

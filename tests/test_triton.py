@@ -103,19 +103,26 @@ def test_sums_against_one_column(dtype, side, sizes):
 @pytest.mark.usefixtures("capability")
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("sizes", [(150, 200, (32, 48)), (1100, 131, (128, 128)), (33, 7, (64, 16)), (0, 7, (16, 16))])
+@pytest.mark.parametrize(
+    "sizes", [(150, 200, (32, 48)), (1100, 131, (128, 128)), (33, 7, (64, 16)), (90, 1, (16, 16)), (0, 7, (16, 16))]
+)
 def test_sums_against_ones(dtype, masked, sizes):
-    """Without x, from rows with a gap between them and from columns that lie along memory."""
+    """Without x, from rows with a gap between them; by another kernel where rows do not lie along memory."""
     rows, cols, block = sizes
     mask = BlockMask.draw(rows, cols, 0.4, block=block)
     grad = torch.randn(rows, cols).to(dtype)
     arguments = (mask.plan, mask.scale, list(block)) if masked else (None, None, [])
     terms = mask.scale * torch.where(mask.dense(), grad.double(), 0) if masked else grad.double()
     poisoned = torch.where(mask.dense(), grad, float("nan")) if masked else grad
-    for given in (torch.nn.functional.pad(poisoned, (0, 9))[:, :cols], poisoned.t().contiguous().t()):
+    gap = torch.nn.functional.pad(poisoned, (0, 9))[:, :cols]
+    for given in (gap, gap.view(1, rows, cols), poisoned.t().contiguous().t()):
+        matmul._known.clear()
         got = matmul.weight_grad(given, None, None, None, [], *arguments, 0)
         assert got.shape == (cols, 1)
-        assert (got.flatten() - terms.sum(0)).abs().max() <= (torch.finfo(dtype).eps + 1e-6) * terms.abs().sum(0).max()
+        error = (got.flatten() - terms.sum(0)).abs()
+        assert (error <= (torch.finfo(dtype).eps + 1e-6) * terms.abs().sum(0)).all()
+        (launch,) = matmul._known.values()
+        assert isinstance(launch, column_sum.Launch) == (given.stride(-1) == 1)
 
 
 def test_dropped_values_are_never_used():
@@ -125,6 +132,13 @@ def test_dropped_values_are_never_used():
     case.grad[~case.drop_out.dense()] = float("inf")
     assert_close(matmul.linear(case.x, case.weight, case.b, *case.masks()), expected, case.k)
     assert_close(matmul.weight_grad(case.grad, case.x, *case.masks()), gradient, case.m)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_sum_over_no_columns(masked):
+    mask = BlockMask.draw(40, 0, 0.5, block=16)
+    mask_out = (mask.plan, mask.scale, [16, 16]) if masked else (None, None, [])
+    assert matmul.weight_grad(torch.randn(40, 0), None, None, None, [], *mask_out, 0).shape == (0, 1)
 
 
 @pytest.mark.parametrize("sizes", [(0, 32, 32), (32, 0, 32), (32, 32, 0)])

@@ -51,8 +51,7 @@ Tensor weight_grad(const Tensor& grad, const OptionalTensor& x, const OptionalTe
   MaskedMatmul matmul{};
   matmul.element = element;
   matmul.steps = steps;
-  matmul.rows = {dimension(input.columns, in.block_columns), from, input.column_stride,
-                 input.row_stride, in.columns, {}, 1, 0};
+  matmul.rows = {dimension(input.columns, in.block_columns), from, input.column_stride, input.row_stride, in.columns, {}, 1, 0};
   matmul.columns = columns;
   matmul.out = result.mutable_data_ptr();
   matmul.scale_in = in.scale;

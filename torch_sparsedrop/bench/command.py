@@ -60,7 +60,8 @@ def add_parser(commands: Any) -> None:
     what(
         "--graph",
         action="store_true",
-        help="layers as CUDA graphs too; draws and blocks as graphs only; models compiled with mode='reduce-overhead'",
+        help="layers as CUDA graphs of ten steps too; draws and blocks as graphs of one only; models compiled with "
+        "mode='reduce-overhead'",
     )
     what("--blocks", nargs="+", choices=sorted(BLOCKS), default=(), metavar="BLOCK", help="for mlp (default: all)")
     what("--models", nargs="+", choices=sorted(MODELS), default=(), metavar="MODEL",

@@ -2,7 +2,7 @@
 
     dX = s · M_in ⊙ ((M_out ⊙ dY) W)             `linear` with the masks exchanged
     dW = s · (M_out ⊙ dY)ᵀ (M_in ⊙ X)            `weight_grad`
-    db = s_out · Σ_rows (M_out ⊙ dY)             `weight_grad` without x; PyTorch's own sum where that is as good
+    db = s_out · Σ_rows (M_out ⊙ dY)             `weight_grad` without x; without M_out PyTorch's sum, but on a GPU
     M ⊙ f(x + b)                                 `activate_grad`; in plain PyTorch where that is to be derived again
 
 with s = s_in · s_out. The derivatives of `weight_grad` are `linear` again, so gradients of any order
@@ -30,8 +30,11 @@ def save(ctx: Any, first: Tensor, second: Tensor | None, masks: Masks) -> None:
     """Each operand is kept only for the other one's gradient."""
     plan_in, scale_in, block_in, plan_out, scale_out, block_out = masks
     needs = ctx.needs_input_grad
-    ctx.blocks, ctx.leading = (block_in, block_out), first.shape[:-1]
-    ctx.strides = None if second is None else second.stride()
+    ctx.blocks = block_in, block_out
+    if second is None:
+        ctx.leading = first.shape[:-1]
+    else:
+        ctx.leading, ctx.strides = None, second.stride()
     kept = first if needs[1] else None, second if needs[0] else None
     ctx.save_for_backward(*kept, plan_in, scale_in, plan_out, scale_out)
 
@@ -70,19 +73,29 @@ def linear_backward(linear: Callable[..., Tensor], weight_grad: Callable[..., Te
     return dx, dw, db, *[None] * 7
 
 
-def _sums(grad: Tensor) -> bool:
-    """Whether our kernels sum rows where nothing is masked: on a GPU they are faster than PyTorch's.
+# Of more rows than these, sums were measured for as many columns or more only: fewer would leave most of a GPU idle.
+_MEASURED_ROWS, _MANY_COLUMNS = 32768, 512
 
-    A graph is better off with PyTorch's sum, which the compiler fuses with what is beside it; as is vmap.
+
+def _sums(grad: Tensor) -> bool:
+    """Whether our kernel sums rows where nothing is masked, since it is faster than PyTorch's on a GPU.
+
+    A graph and `torch.func` are better off with PyTorch's sum: the compiler fuses it, and vmap makes it one for all.
     """
-    plain = type(grad) is Tensor and not torch._C._are_functorch_transforms_active()
-    return plain and grad.is_cuda and grad.dim() > 1 and grad.dtype != torch.float64
+    if not grad.is_cuda or type(grad) is not Tensor or torch._C._are_functorch_transforms_active():
+        return False
+    from ..providers.cuda import device as devices
+
+    fits = grad.dim() > 1 and grad.numel() > 0 and grad.is_contiguous() and grad.dtype in devices.DTYPES
+    columns = grad.shape[-1] if fits else 0
+    many = columns >= _MANY_COLUMNS or grad.numel() <= _MEASURED_ROWS * columns
+    return fits and many and devices.why_not(grad.device.index) is None
 
 
 def _weight_grad_backward(linear: Callable[..., Tensor], ctx: Any, cotangent: Tensor) -> Any:
     grad, x, masks, exchanged = _saved(ctx)
     needs_grad, needs_x = ctx.needs_input_grad[:2]
-    if needs_grad and ctx.strides is None:
+    if needs_grad and ctx.leading is not None:
         x = cotangent.new_ones(()).expand(*ctx.leading, 1)
     dgrad = linear(x, cotangent, None, *masks, REVISION) if needs_grad else None
     dx = linear(grad, cotangent.t(), None, *exchanged, REVISION) if needs_x else None
@@ -127,7 +140,7 @@ def _entrance(op: Any, masks_at: int, differentiate: Callable[..., Any]) -> Call
         """The same in one step, and with what has no gradient in one argument, which is quicker."""
 
         @staticmethod
-        def forward(ctx: Any, first: Tensor, second: Tensor, third: Any, rest: tuple[Any, ...]) -> Tensor:
+        def forward(ctx: Any, first: Tensor, second: Tensor | None, third: Any, rest: tuple[Any, ...]) -> Tensor:
             output = _below_autograd(op, (first, second, third, *rest))
             save(ctx, first, second, rest[:6] if masks_at == 3 else (third, *rest[:5]))
             return output
@@ -146,7 +159,7 @@ def _entrance(op: Any, masks_at: int, differentiate: Callable[..., Any]) -> Call
     def transformed(*args: Any) -> Tensor:
         return Transformed.apply(*args)
 
-    def call(first: Tensor, second: Tensor, third: Any, *rest: Any) -> Tensor:
+    def call(first: Tensor, second: Tensor | None, third: Any, *rest: Any) -> Tensor:
         if torch._C._are_functorch_transforms_active():
             return transformed(first, second, third, *rest)
         if torch.compiler.is_compiling():

@@ -54,5 +54,7 @@ def weight_grad(
     plan_out: Tensor | None, scale_out: Tensor | None, block_out: Sequence[int],
     *args: Any, **kwargs: Any,
 ) -> int:  # fmt: skip
-    sizes = math.prod(grad.shape[:-1]), grad.shape[-1], 1 if x is None else x.shape[-1]
+    if x is None:
+        return 0  # a sum, as PyTorch counts it
+    sizes = math.prod(grad.shape[:-1]), grad.shape[-1], x.shape[-1]
     return 2 * kept_multiply_adds(*sizes, plan_in, block_in, plan_out, block_out)

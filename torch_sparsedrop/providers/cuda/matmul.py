@@ -76,6 +76,7 @@ def serve_weight_grad(
     masks = plan_in, scale_in, block_in, plan_out, scale_out, block_out
     if x is None and grad.dim() > 0 and grad.stride(-1) != 1:
         # What sums rows without x reads them along memory.
+        check_weight_grad(grad, x, plan_in)
         ones = grad.new_ones(()).expand(*grad.shape[:-1], 1)
         return serve_weight_grad(grad, ones, *masks, revision)[0], None
     key = _key("weight_grad", masks, grad, x, None)

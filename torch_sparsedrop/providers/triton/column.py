@@ -25,9 +25,11 @@ _MOST_PARTS = 128
 
 def parts_of(down: int, across: int, multiprocessors: int) -> tuple[int, int]:
     """Into how many parts ``down`` tiles are divided where ``across`` stand side by side, and the tiles of one."""
+    if not down or not across:
+        return 1, 0
     wanted = ceil_div(_PROGRAMS * multiprocessors, across)
     each = ceil_div(down, max(1, min(down, wanted, _MOST_PARTS)))
-    return (ceil_div(down, each), each) if down else (1, 0)
+    return ceil_div(down, each), each
 
 
 def adding(count: int, columns: int, slots: tuple[int, ...]) -> Start:
