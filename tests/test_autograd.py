@@ -2,11 +2,13 @@
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import torch_sparsedrop as sparsedrop
 from torch_sparsedrop import BlockMask
 from torch_sparsedrop.ops import REVISION, autograd
+from torch_sparsedrop.providers.cuda import device as devices
 
 
 def masks(sides: str):
@@ -93,6 +95,35 @@ def test_sums_by_our_kernel_can_be_derived_again(monkeypatch, sides):
     assert calls.names.count("weight_grad") == 2
     assert torch.autograd.gradcheck(call, leaves, fast_mode=True)
     assert torch.autograd.gradgradcheck(call, leaves, fast_mode=True)
+
+
+@pytest.mark.parametrize(
+    ("shape", "strides", "dtype", "ours"),
+    [
+        ((1024, 64), (64, 1), torch.bfloat16, True),
+        ((4, 256, 64), (16384, 64, 1), torch.float32, True),
+        ((32768, 16), (16, 1), torch.float16, True),
+        ((32769, 16), (16, 1), torch.float16, False),
+        ((1 << 20, 512), (512, 1), torch.bfloat16, True),
+        # Transposed, expanded, with a gap between rows; of a dtype, or of sizes, that no kernel is for.
+        ((1024, 64), (1, 1024), torch.bfloat16, False),
+        ((1024, 64), (0, 0), torch.bfloat16, False),
+        ((1024, 64), (72, 1), torch.bfloat16, False),
+        ((1024, 64), (64, 1), torch.float64, False),
+        ((64,), (1,), torch.bfloat16, False),
+        ((0, 64), (64, 1), torch.bfloat16, False),
+        ((64, 0), (1, 1), torch.bfloat16, False),
+    ],
+)
+def test_where_our_kernel_sums_rows(monkeypatch, shape, strides, dtype, ours):
+    with FakeTensorMode():
+        grad = torch.empty_strided(shape, strides, dtype=dtype, device="cuda")
+    assert not autograd._sums(grad)  # in a graph
+    monkeypatch.setattr(autograd, "Tensor", FakeTensor)
+    monkeypatch.setattr(devices, "why_not", lambda index: None)
+    assert autograd._sums(grad) == ours
+    monkeypatch.setattr(devices, "why_not", lambda index: "too old")
+    assert not autograd._sums(grad)
 
 
 @pytest.mark.parametrize("wanted", ["x", "w"])
