@@ -1,4 +1,4 @@
-"""The `torch.compile` backend: options, inner backends, shapes that change, caches."""
+"""The `torch.compile` backend: inner backends, what stays untouched, caches."""
 
 from __future__ import annotations
 
@@ -6,64 +6,17 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from nets import OPTIONS, Counter, Net
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch_sparsedrop.passes import SparseDropPass
 
 import torch_sparsedrop
-from torch_sparsedrop.backend import inductor_config
-from torch_sparsedrop.options import Options
 
-OPTIONS: dict[str, Any] = {"select": "all", "block": 16, "inner": "eager"}
-
-
-class Net(nn.Module):
-    def __init__(self, p: float = 0.5) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(64, 128)
-        self.fc2 = nn.Linear(128, 64)
-        self.drop1 = nn.Dropout(p)
-        self.drop2 = nn.Dropout(p)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.drop2(self.fc2(self.drop1(F.gelu(self.fc1(x)))))
-
-
-class Gated(Net):
-    """A mask repeated for each chunk."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        gate, value = self.fc1(x).chunk(2, -1)
-        return x + F.linear(self.drop1(F.gelu(gate) * value), self.fc2.weight[:, :64])
-
-
-class Residual(Net):
-    """A dropout whose result is read by a linear and by others."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.drop1(x)
-        return x + self.fc2(F.softplus(self.fc1(x)))
-
-
-@pytest.fixture(autouse=True)
-def _fresh() -> None:
-    torch._dynamo.reset()
-    torch.manual_seed(0)
-
-
-class Counter:
-    """An inner backend that counts the graphs it gets."""
-
-    def __init__(self) -> None:
-        self.graphs: list[str] = []
-
-    def __call__(self, module: torch.fx.GraphModule, inputs: Any) -> Any:
-        self.graphs.append(str(module.graph))
-        return module.forward
+pytestmark = pytest.mark.usefixtures("fresh_compiler")
 
 
 def run(model: nn.Module, x: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -93,127 +46,6 @@ def test_found_without_importing() -> None:
         "assert (y.all(1) == y.any(1)).all() and 'torch_sparsedrop' in sys.modules\n"
     )
     subprocess.run([sys.executable, "-W", "ignore", "-c", script], check=True, timeout=300)
-
-
-def test_mode_alone_and_in_options() -> None:
-    model, x = Net(), torch.randn(32, 64)
-    torch.compile(model, backend="sparsedrop", mode="default")(x)
-    assert inductor_config(Options.parse({"mode": "max-autotune-no-cudagraphs"}))["max_autotune"] is True
-    patches = inductor_config(Options.parse({"mode": "reduce-overhead", "inductor": {"fallback_random": True}}))
-    assert patches == {"triton.cudagraphs": True, "fallback_random": True}
-    with pytest.raises(ValueError, match="did you mean 'reduce-overhead'"):
-        inductor_config(Options.parse({"mode": "reduce_overhead"}))
-    with pytest.raises(ValueError, match="did you mean 'fallback_random'"):
-        inductor_config(Options.parse({"inductor": {"fallbackrandom": True}}))
-
-
-@pytest.mark.parametrize(
-    ("options", "error", "text"),
-    [
-        ({"selct": "all"}, ValueError, "did you mean 'select'"),
-        ({"select": "some"}, ValueError, "select must be one of"),
-        ({"kind": "balance"}, ValueError, "did you mean 'balanced'"),
-        ({"p": 1.5}, ValueError, "in \\[0, 1\\]"),
-        ({"p": {"a": -1}}, ValueError, "p\\['a'\\]"),
-        ({"p": "x"}, TypeError, "p must be"),
-        ({"block": 8}, ValueError, "at least 16"),
-        ({"block": {"a": (16, 8)}}, ValueError, "at least 16"),
-        ({"include": 3}, TypeError, "include"),
-        ({"include": "a", "exclude": "a"}, ValueError, "both"),
-        ({"insert": "linear"}, ValueError, "needs p="),
-        ({"insert": "conv", "p": 0.1}, ValueError, "insert must be one of"),
-        ({"inner": "sparsedrop"}, ValueError, "another backend"),
-        ({"inner": "inducter"}, ValueError, "got 'inducter', did you mean 'inductor'"),
-        ({1: 2}, ValueError, "unknown option 1"),
-        ({"p": torch.tensor(7.0)}, TypeError, "p must be a float in \\[0, 1\\], got a tensor"),
-        ({"inner": "eager", "mode": "max-autotune"}, ValueError, "inductor"),
-        ({"inductor": 3}, TypeError, "inductor"),
-    ],
-)
-def test_bad_options(options: dict[str, Any], error: type[Exception], text: str) -> None:
-    with pytest.raises(error, match=text):
-        Options.parse(options)
-
-
-def test_bad_options_reach_the_user() -> None:
-    with pytest.raises(Exception, match="did you mean 'select'"):
-        torch.compile(Net(), backend="sparsedrop", options={"selct": "all"})(torch.randn(8, 64))
-
-
-def test_conflicting_overrides() -> None:
-    options = Options.parse({"p": {"a.*": 0.1, "*.b": 0.2}})
-    assert options.p_for("a.c") == 0.1
-    with pytest.raises(ValueError, match="conflicting overrides of p="):
-        options.p_for("a.b")
-
-
-@pytest.mark.parametrize("dynamic", [None, True])
-@pytest.mark.parametrize("inner", ["eager", "aot_eager"])
-@pytest.mark.parametrize("block", [16, 128], ids=["several columns of blocks", "one column of blocks"])
-@pytest.mark.parametrize("network", ["Net", "Gated", "Residual"])
-def test_changing_shapes_cost_no_more_compiles(dynamic: bool | None, inner: str, block: int, network: str) -> None:
-    """Down to one block of rows, to one row, and up again."""
-    sizes = [(8, 48), (8, 33), (3, 48), (5, 40), (2, 4), (2, 48), (1, 3), (1, 1), (8, 40)]
-    counts: list[list[int]] = []
-    for ours in (False, True):
-        torch._dynamo.reset()
-        counter = Counter()
-
-        def inside(module: Any, inputs: Any, counter: Counter = counter) -> Any:
-            counter.graphs.append("")
-            return torch._dynamo.lookup_backend(inner)(module, inputs)
-
-        backend: dict[str, Any] = {"backend": inside}
-        if ours:
-            backend = {"backend": "sparsedrop", "options": {**OPTIONS, "block": block, "inner": inside}}
-        model = torch.compile(globals()[network](), dynamic=dynamic, **backend)
-        counts.append([])
-        for batch, length in sizes:
-            model(torch.randn(batch, length, 64)).sum().backward()
-            counts[-1].append(len(counter.graphs))
-    assert counts[1] == counts[0]
-
-
-def test_symbolic_grid() -> None:
-    counter = Counter()
-    model = torch.compile(Net(), backend="sparsedrop", dynamic=True, options={**OPTIONS, "inner": counter})
-    for length in (33, 40, 64):
-        y = model(torch.randn(8, length, 64))
-        assert y.shape == (8, length, 64)
-    assert len(counter.graphs) == 1
-    assert "floordiv" in counter.graphs[0]
-
-
-def test_schedule_of_p_compiles_as_often_as_without() -> None:
-    """nn.Dropout.p as a graph input: a Node, not a number."""
-    counts = []
-    for ours in (False, True):
-        torch._dynamo.reset()
-        counter = Counter()
-        net = Net()
-        backend: dict[str, Any] = {"backend": counter}
-        if ours:
-            backend = {"backend": "sparsedrop", "options": {**OPTIONS, "inner": counter}}
-        model = torch.compile(net, **backend)
-        for p in (0.1, 0.2, 0.3, 0.4, 0.9):
-            net.drop1.p = net.drop2.p = p
-            y = model(torch.zeros(1024, 64) + 1) - 1
-        counts.append(len(counter.graphs))
-        if ours:
-            assert "item" in counter.graphs[-1]
-            dropped = (y == 0).float().mean().item()
-            assert dropped == pytest.approx(0.9, abs=0.08)
-    assert counts[1] <= counts[0]
-
-
-@pytest.mark.parametrize("inner", ["aot_eager", "inductor"])
-def test_p_as_a_node_differentiates(inner: str) -> None:
-    net = Net()
-    model = torch.compile(net, backend="sparsedrop", options={**OPTIONS, "inner": inner})
-    for p in (0.1, 0.2, 0.3):
-        net.drop1.p = net.drop2.p = p
-        model(torch.randn(64, 64)).sum().backward()
-    assert net.fc1.weight.grad is not None
 
 
 def test_eval_is_untouched() -> None:
