@@ -77,9 +77,11 @@ def runs(
 
 
 def arguments(
-    change: tuple[str, str, str] | None = None, seeds: Sequence[int] = range(3), **rest: Any
+    change: tuple[str, str, str] | None = None, seeds: Sequence[int] | None = None, **rest: Any
 ) -> dict[str, Any]:
     """From a test's parameters to those of a run."""
+    if seeds is None:
+        seeds = (50,) if rest["sizes"] == WHOLE_FIRST else range(3)
     if change is not None:
         rest["replays"] = int(change[0] == "walker.cuh")
     return {"change": change, "seeds": seeds, "order": seeds[0], **rest}
@@ -88,7 +90,7 @@ def arguments(
 DIVIDED = 264, 4000
 """Sizes of sums so long that several thread blocks share a tile."""
 WHOLE_FIRST = 700, 4000
-"""With some tiles that are whole before those."""
+"""At seed 50, with some tiles that are whole before those."""
 
 
 @pytest.mark.parametrize(
@@ -131,6 +133,13 @@ def test_random_problems(request, runs, seeds, blocks, pair, sizes, replays):
         (("masked_matmul.cu", "  wait_for_kernels_before();\n", ""), (500, 0), 5, 1),
         # Counts on from what lay there.
         (("walker.cuh", "args.flags[gridDim.x + 1] = 0;", ""), (700, 0), 3, 1),
+        # Counts before the count begins.
+        (
+            ("walker.cuh", "if (taken_ == 1) wait_flag(args_.flags + gridDim.x, args_.ticket);", ""),
+            WHOLE_FIRST,
+            4,
+            1,
+        ),
         # Loads what the scout has not told yet, and tells it where it is being read.
         (("producer.cuh", "wait(shared.batch_full[now.slot()], now.parity());", ""), (500, 0), 5, 1),
         (("scout.cuh", "wait(shared.batch_empty[next.slot()], next.parity() ^ 1);", ""), DIVIDED, 1, 1),
