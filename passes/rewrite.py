@@ -219,8 +219,10 @@ class Rewriter:
         emit, mask, device = self.emit, self._mask(site, source), _device(source)
         axes = []
         for size, block in zip(mask.sizes, site.block, strict=True):
-            index = emit.call(aten.arange.default, size, device=device)
-            axes.append(emit.call(aten.floor_divide.default, index, block))
+            place = emit.call(aten.arange.default, size, device=device)
+            # The remainder is for Inductor: see `packing.block_of`.
+            first = emit.call(aten.sub.Tensor, place, emit.call(aten.remainder.Scalar, place, block))
+            axes.append(emit.call(aten.floor_divide.default, first, block))
         rows = emit.call(aten.mul.Tensor, emit.call(aten.unsqueeze.default, axes[0], 1), mask.grid[1])
         chosen = emit.call(aten.index.Tensor, self._keep(mask), [emit.call(aten.add.Tensor, rows, axes[1])])
         chosen = emit.call(aten.view.default, chosen, emit.sizes(source))

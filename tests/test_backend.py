@@ -87,6 +87,23 @@ def test_insert_only_while_training() -> None:
     assert not torch.equal(model.train()(x), wanted)
 
 
+def test_a_short_last_block_read_by_others() -> None:
+    """What Inductor makes of the tensor that a linear and others read: see `packing.block_of`."""
+    net = nn.Linear(300, 8)
+
+    class Both(nn.Module):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            h = F.dropout(x, 0.5)
+            return net(h), h * 2
+
+    model = torch.compile(Both(), backend="sparsedrop", dynamic=False, options={"select": "all", "block": 64})
+    for _ in range(5):
+        junk = [torch.full((64, 300), float("nan")) for _ in range(4)]
+        del junk  # what is not written shows it
+        h = model(torch.ones(64, 300))[1]
+        assert set(h.unique().tolist()) <= {0.0, 4.0}
+
+
 def test_as_inductor_pass() -> None:
     run_pass = SparseDropPass(select="all", block=16)
     model = torch.compile(Net(), options={"pre_grad_custom_pass": run_pass, "fx_graph_cache": False})

@@ -27,6 +27,7 @@ IN, OUT = BlockMask.draw(40, 32, 0.5, block=16), BlockMask.draw(40, 24, 0.5, blo
         ((X.to_sparse(), W), TypeError, "x must be a dense tensor, got one with layout torch.sparse_coo"),
         ((X, W.to_sparse()), TypeError, "weight must be a dense tensor, got one with layout torch.sparse_coo"),
         ((X, W.to("meta")), ValueError, "weight must be on x's device cpu, got meta"),
+        ((torch.nested.nested_tensor([X]), W), TypeError, "x must be a dense tensor, got a nested one"),
     ],
 )
 def test_operands(arguments, error, message):
@@ -58,6 +59,15 @@ def test_operands(arguments, error, message):
 def test_masks(linear, masks, error, message):
     with pytest.raises(error, match=message):
         linear(X, W, **masks)
+
+
+@pytest.mark.parametrize("function", [sparsedrop.dropout_linear, sparsedrop.linear_dropout])
+def test_layers(function):
+    for layout in (torch.strided, torch.jagged):
+        with pytest.raises(TypeError, match="x must be a dense tensor, got a nested one"):
+            function(torch.nested.nested_tensor([X], layout=layout), W)
+    with pytest.raises(ValueError, match="p must be on cpu, where the mask is drawn, got meta"):
+        function(X, W, p=torch.tensor(0.5, device="meta"))
 
 
 @pytest.mark.parametrize("function", [sparsedrop.dropout_linear, sparsedrop.linear_dropout])

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import warnings
+import weakref
 
 import pytest
 import torch
@@ -164,18 +167,40 @@ def test_what_the_op_refuses_has_the_same_numbers(monkeypatch):
         sparsedrop.dropout_linear(*leaves, 0.5, block=16)  # it said so once
 
 
+def _missing(*arguments):
+    raise NotImplementedError("no kernel for this device")
+
+
 def test_a_device_without_the_op_is_not_told_of_here(monkeypatch):
     """Its kernels tell who serves."""
-
-    def missing(*arguments):
-        raise NotImplementedError("no kernel for this device")
-
-    monkeypatch.setattr(layer, "_OP", missing)
+    monkeypatch.setattr(layer, "_OP", _missing)
     monkeypatch.setattr(layer, "_told", set())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert sparsedrop.dropout_linear(*operands(70, 48), 0.5, block=16).shape[0] > 0
     assert not layer._told
+
+
+@pytest.mark.parametrize("call", ["layer", "parts", "linear"])
+def test_nothing_is_kept_alive(call, monkeypatch):
+    """Not by a call that failed, nor by one that the op refused and its parts served: a cycle would wait for gc."""
+    x, weight, bias = (leaf.detach() for leaf in operands(40, 48))
+    mask = sparsedrop.BlockMask.draw(40, 48, 0.5, block=16)
+    if call == "parts":
+        monkeypatch.setattr(layer, "_OP", _missing)
+        sparsedrop.dropout_linear(x, weight, bias, 0.5, block=16)
+    with contextlib.suppress(TypeError):
+        if call == "layer":
+            sparsedrop.dropout_linear(x, weight, bias.half(), 0.5, block=16)
+        elif call == "linear":
+            sparsedrop.linear(x, weight, bias.half(), drop_in=mask)
+    alive = weakref.ref(x)
+    gc.disable()
+    try:
+        del x
+        assert alive() is None
+    finally:
+        gc.enable()
 
 
 def test_the_same_numbers_make_the_same_mask():

@@ -133,6 +133,7 @@ BAD = [
     ({"p": torch.tensor(1)}, ValueError, "p as a tensor must be 0-dim and floating"),
     ({"block": 8}, ValueError, "block must be at least 16"),
     ({"block": (16, 15)}, ValueError, r"block must be at least 16.*\(16, 15\)"),
+    ({"block": (2**31, 16)}, ValueError, r"block must be at least 16 and less than 2\*\*31.*\(2147483648, 16\)"),
     ({"block": (16.0, 16)}, TypeError, "block must be two ints"),
     ({"block": (16, 16, 16)}, TypeError, "block must be two ints"),
     ({"block": True}, TypeError, "block must be two ints"),
@@ -155,7 +156,15 @@ def test_draw_refuses(change, error, message):
         ([[True]], 1.0, TypeError, "keep must be a bool tensor, got list"),
         (torch.ones(2, 3, dtype=torch.bool), 1.0, ValueError, r"keep must have the grid \(2, 2\).*got shape \(2, 3\)"),
         (torch.ones(2, 2, dtype=torch.bool), float("inf"), ValueError, "scale must be a finite number"),
+        (torch.ones(2, 2, dtype=torch.bool), 1e39, ValueError, "scale must be a finite number"),
+        (torch.ones(2, 2, dtype=torch.bool), 10**400, ValueError, "scale must be a finite number"),
         (torch.ones(2, 2, dtype=torch.bool), torch.ones(1), ValueError, "scale must be a 0-dim"),
+        (
+            torch.ones(2, 2, dtype=torch.bool).to_sparse(),
+            1.0,
+            TypeError,
+            "keep must be a dense tensor, got.*sparse_coo",
+        ),
     ],
 )
 def test_from_keep_refuses(keep, scale, error, message):

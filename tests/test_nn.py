@@ -71,6 +71,15 @@ def test_p_survives_loading_into_a_module_without_data(module):
 
 
 @MODULES
+def test_p_can_be_set_after_a_move_in_inference_mode(module):
+    layer = module(32, 24, p=0.25, block=16)
+    with torch.inference_mode():
+        layer.to("cpu").half().float()
+    layer.p = 0.5
+    assert layer._p.item() == 0.5
+
+
+@MODULES
 @pytest.mark.parametrize("p", [-0.1, 1.01, float("nan"), "a", None, torch.tensor(0.5), nn.Parameter(torch.tensor(0.5))])
 def test_bad_p_is_refused_and_leaves_the_old_one(module, p):
     layer = module(32, 24, p=0.25)

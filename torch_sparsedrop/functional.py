@@ -41,8 +41,11 @@ def linear(
         return _fused(x, weight, bias, drop_in, drop_out)
     except Exception as error:
         failure = error
-    check_call(x, weight, bias, drop_in, drop_out)
-    raise failure
+    try:
+        check_call(x, weight, bias, drop_in, drop_out)
+        raise failure
+    finally:
+        del failure  # Its traceback holds this frame: together they would keep x until the collector comes.
 
 
 def _fused(
@@ -147,11 +150,11 @@ def _layer(
         try:
             return layer.layer(x, weight, bias, uniform, p, balanced, out, block)
         except layer.Refused as error:  # The parts do it, or say what is wrong.
-            refused = error
+            refused = error.reason
     mask = draw(uniform, p, balanced, shape, grid, block)
     y = linear(x, weight, bias, drop_out=mask) if out else linear(x, weight, bias, drop_in=mask)
     if refused is not None:
-        layer.tell(refused)
+        layer.tell(*refused)
     return y
 
 

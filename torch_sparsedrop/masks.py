@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, Literal
 
 import torch
@@ -23,7 +22,7 @@ class BlockMask:
     """A mask over ``shape`` elements in blocks of ``block``; the last block of a direction may be short.
 
     Attributes:
-        keep: bool grid (⌈rows/bm⌉, ⌈cols/bn⌉), True where a block is kept.
+        keep: bool grid (⌈rows/bm⌉, ⌈cols/bn⌉), True where a block is kept. Read only: the plan would not follow.
         shape: (rows, cols) of the masked matrix.
         block: (bm, bn).
         scale: 0-dim float32 tensor that kept elements are multiplied by.
@@ -75,6 +74,8 @@ class BlockMask:
         if not isinstance(keep, Tensor) or keep.dtype != torch.bool:
             got = keep.dtype if isinstance(keep, Tensor) else type(keep).__name__
             raise TypeError(f"keep must be a bool tensor, got {got}")
+        if keep.layout != torch.strided:
+            raise TypeError(f"keep must be a dense tensor, got one with layout {keep.layout}")
         grid = grid_of(*shape, sizes)
         if tuple(keep.shape) != grid:
             raise ValueError(
@@ -166,9 +167,12 @@ def check_shape(rows: int, cols: int) -> tuple[int, int]:
     return rows, cols
 
 
+_LARGEST = torch.finfo(torch.float32).max
+
+
 def _scale(scale: float | Tensor, device: torch.device) -> Tensor:
     if not isinstance(scale, Tensor):
-        if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not math.isfinite(scale):
+        if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not abs(scale) <= _LARGEST:
             raise ValueError(f"scale must be a finite number or a 0-dim tensor, got {scale!r}")
         return torch.full((), scale, dtype=torch.float32, device=device)
     if scale.dim() != 0 or not scale.is_floating_point():

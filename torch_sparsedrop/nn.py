@@ -56,7 +56,8 @@ class _BlockDropout(nn.Linear):
         if name == "p":  # Module would register a Parameter instead of asking the property.
             object.__setattr__(self, name, value)
         elif name == "_p":  # Who loads a model built on "meta" puts a tensor without a value here.
-            super().__setattr__(name, torch.full_like(value, self._p_on_host, dtype=torch.float32))
+            with torch.inference_mode(False):  # There too, moving a model must not end that p can be set.
+                super().__setattr__(name, torch.full_like(value, self._p_on_host, dtype=torch.float32))
         else:
             super().__setattr__(name, value)
 

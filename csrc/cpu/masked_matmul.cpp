@@ -15,8 +15,8 @@ constexpr int64_t part_columns = 2048;  // bounds the sums that wait for the nex
 constexpr int64_t items_per_thread = 8;
 
 std::vector<Item> divide(const MaskedMatmul& m, int64_t lanes, int64_t threads) {
-  const int64_t row_parts = divide_up(m.rows.block, item_rows);
-  const int64_t part_rows = round_up(divide_up(m.rows.block, row_parts), lanes);
+  const int64_t block_rows = std::min(m.rows.block, m.rows.size), row_parts = divide_up(block_rows, item_rows);
+  const int64_t part_rows = round_up(divide_up(block_rows, row_parts), lanes);
   const int64_t row_items = m.rows.blocks() * row_parts;
   // Each part packs its rows again, which pays only where the part is wide.
   int64_t parts = threads == 1 ? 1 : std::min(divide_up(threads * items_per_thread, row_items), m.columns.size / 512);

@@ -14,7 +14,7 @@ constexpr int64_t item_columns = 128;  // whose sums stay in registers
 
 void masked_sum(Element element, const Side& columns, const Dimension& steps, void* out, float scale) {
   const Kernels& kernels = kernels_for(element);
-  const int64_t size = kernels.element_bytes, in_block = divide_up(columns.block, item_columns);
+  const int64_t size = kernels.element_bytes, in_block = divide_up(std::min(columns.block, columns.size), item_columns);
   const int64_t items = columns.blocks() * in_block;
   std::atomic<int64_t> next{0};
   run_on_threads(std::min(thread_count(), items), [&] {

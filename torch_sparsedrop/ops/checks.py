@@ -58,19 +58,19 @@ def check_p_tensor(p: Tensor, uniform: Tensor) -> None:
     if p.dtype != torch.float32 or p.dim() != 0:
         raise ValueError(f"p must be a 0-dim float32 tensor, got {p.dtype} of shape {tuple(p.shape)}")
     if p.device != uniform.device:
-        raise ValueError(f"p must be on uniform's device {uniform.device}, got {p.device}")
+        raise ValueError(f"p must be on {uniform.device}, where the mask is drawn, got {p.device}")
 
 
 def check_block(block: object, name: str = "block") -> tuple[int, int]:
-    """``block`` as two ints of at least 16."""
+    """``block`` as two ints of at least 16 that kernels can count with."""
     pair = (block, block) if isinstance(block, int) else block
     if not isinstance(pair, (tuple, list)) or len(pair) != 2:
         raise TypeError(f"{name} must be two ints (rows, columns), got {block!r}")
     for size in pair:
         if isinstance(size, bool) or not isinstance(size, int):
             raise TypeError(f"{name} must be two ints (rows, columns), got {block!r}")
-        if size < 16:
-            raise ValueError(f"{name} must be at least 16 in each direction, got {block!r}")
+        if not 16 <= size < 2**31:
+            raise ValueError(f"{name} must be at least 16 and less than 2**31 in each direction, got {block!r}")
     return pair[0], pair[1]
 
 
@@ -79,6 +79,8 @@ def check_shapes(x: Tensor, weight: Tensor) -> None:
     for tensor, name in ((x, "x"), (weight, "weight")):
         if not isinstance(tensor, Tensor):
             raise TypeError(f"{name} must be a Tensor, got {type(tensor).__name__}")
+        if tensor.is_nested:
+            raise TypeError(f"{name} must be a dense tensor, got a nested one")
     if x.dim() < 1:
         raise ValueError("x must have at least one dimension, (..., K), got a 0-dim tensor")
     if weight.dim() != 2:

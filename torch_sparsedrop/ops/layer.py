@@ -25,20 +25,24 @@ _OP = torch.ops.sparsedrop.layer.default._op  # what calling the overload ends i
 class Refused(Exception):
     """The op did not accept its arguments, or had no memory."""
 
+    @property
+    def reason(self) -> tuple[type, str]:
+        """To be kept in the exception's place, whose traceback holds every tensor on its way."""
+        return type(self.__cause__), repr(self.__cause__)
+
 
 _told: set[type] = set()
 
 
-def tell(refused: Refused) -> None:
+def tell(kind: type, reason: str) -> None:
     """Once for each kind of reason: the parts served what the op did not."""
-    reason = refused.__cause__
     # Where a device has no such op, its kernels tell who serves.
-    if isinstance(reason, NotImplementedError) or type(reason) in _told:
+    if issubclass(kind, NotImplementedError) or kind in _told:
         return
-    _told.add(type(reason))
+    _told.add(kind)
     warnings.warn(
         "torch_sparsedrop: a dropout and its linear layer ran as two ops, which costs the host more, for one op "
-        f"refused them: {reason!r}",
+        f"refused them: {reason}",
         stacklevel=4,
     )
 
@@ -55,6 +59,7 @@ def serves(x: Tensor, weight: Tensor, bias: Tensor | None, p: Tensor | float) ->
         and type(x) in _PLAIN
         and type(weight) in _PLAIN
         and weight.dim() == 2
+        and not x.is_nested
         and (bias is None or type(bias) in _PLAIN)
         and (p.dtype is torch.float32 and type(p) in _PLAIN if isinstance(p, Tensor) else True)
         and not torch._C._are_functorch_transforms_active()

@@ -67,9 +67,18 @@ def block_sizes(size: int, block: int, device: torch.device) -> Tensor:
 
 def spread(keep: Tensor, rows: int, cols: int, block: tuple[int, int]) -> Tensor:
     """A keep grid, flat or not, as a bool mask over ``rows`` × ``cols`` elements."""
-    row = torch.arange(rows, device=keep.device) // block[0]
-    col = torch.arange(cols, device=keep.device) // block[1]
+    row, col = (block_of(size, length, keep.device) for size, length in zip((rows, cols), block, strict=True))
     return keep.reshape(-1)[row[:, None] * grid_of(rows, cols, block)[1] + col]
+
+
+def block_of(size: int, block: int, device: torch.device) -> Tensor:
+    """For each of ``size`` places the block it lies in: place // block.
+
+    Without the remainder, Inductor of PyTorch 2.13 would split a loop on CPUs in whole blocks and never write the
+    short last one.
+    """
+    place = torch.arange(size, device=device)
+    return (place - place % block) // block
 
 
 def draw(uniform: Tensor, p: Tensor, balanced: bool, count: int = 1) -> tuple[Tensor, Tensor, Tensor]:
