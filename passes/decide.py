@@ -71,11 +71,11 @@ def readers(node: fx.Node, linears: dict[fx.Node, Linear]) -> tuple[list[Reader]
         by_operand.setdefault(linear.x, []).append(linear)
 
     def follow(at: fx.Node, chain: tuple[fx.Node, ...]) -> None:
-        mine = [linear for linear in by_operand.get(at, []) if linear.whole_in]
+        mine = [linear for linear in by_operand.get(at, []) if linear.whole_in and _reads_once(_product(linear), at)]
         found.extend(Reader(linear, chain) for linear in mine)
         taken = {_product(linear) for linear in mine}
         for user in readers_of(at):
-            if user in taken and user.all_input_nodes.count(at) == 1:
+            if user in taken:
                 continue
             if before_or_after_dropout(user) is at:
                 follow(user, (*chain, user))
@@ -84,6 +84,19 @@ def readers(node: fx.Node, linears: dict[fx.Node, Linear]) -> tuple[list[Reader]
 
     follow(node, ())
     return found, others
+
+
+def _reads_once(node: fx.Node, operand: fx.Node) -> bool:
+    """Not as the linear's weight or bias too."""
+    count = 0
+
+    def see(at: fx.Node) -> fx.Node:
+        nonlocal count
+        count += at is operand
+        return at
+
+    fx.map_arg((node.args, node.kwargs), see)
+    return count == 1
 
 
 def _product(linear: Linear) -> fx.Node:
@@ -108,7 +121,8 @@ def _dropout_site(dropout: Dropout, module: str, normal: Normal, choice: Options
         for producer in region.producers
         if site.letter == "C" or producer.repeat == 1 or (isinstance(shape[-1], int) and shape[-1] % site.block[1] == 0)
     ]
-    reason = _unfit(dropout, site, linears)
+    reason = "torch.func.grad, vjp or jvp differentiates it in the graph" if node in normal.transformed else ""
+    reason = reason or _unfit(dropout, site, linears)
     if not reason and site.letter == "C" and region.keeps is not Keeps.SCALE:
         reason = f"its linear's output cannot be dropped: {region.blocker or 'it is read elsewhere'}"
     if not reason and not choice.wants(module):

@@ -145,7 +145,7 @@ def is_dropout(node: fx.Node) -> bool:
 # Dropouts of whole channels, and those that keep the variance, with their default of ``training``.
 _OTHER_DROPOUTS = {
     "dropout1d": True, "dropout2d": True, "dropout3d": True, "feature_dropout": True,
-    "alpha_dropout": False, "feature_alpha_dropout": False,
+    "native_dropout": True, "alpha_dropout": False, "feature_alpha_dropout": False,
 }  # fmt: skip
 
 

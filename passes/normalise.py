@@ -36,6 +36,8 @@ class Normal:
     dropouts: list[Dropout]
     linears: dict[fx.Node, Linear]
     dead: int
+    transformed: set[fx.Node]
+    """What runs under `torch.func.grad`, `vjp` or `jvp` inside the graph: no linear there is one of ours."""
 
 
 def normalise(graph: fx.Graph) -> Normal:
@@ -47,14 +49,32 @@ def normalise(graph: fx.Graph) -> Normal:
                 dead += 1
             else:
                 dropouts.append(Dropout(node, dropout_arguments(node)[0], writes_to(node) is not None))
-    linears = {node: linear for node in graph.nodes if (linear := match_linear(node)) is not None}
+    transformed = _transformed(graph)
+    linears = {
+        node: linear for node in graph.nodes if node not in transformed and (linear := match_linear(node)) is not None
+    }
     # A product whose bias is added by the next node is one linear, known by that node.
     for linear in list(linears.values()):
         if op_name(linear.node) == "add":
             for arg in linear.node.all_input_nodes:
                 if arg in linears and linears[arg].x is linear.x:
                     del linears[arg]
-    return Normal(graph, dropouts, linears, dead)
+    return Normal(graph, dropouts, linears, dead, transformed)
+
+
+def _transformed(graph: fx.Graph) -> set[fx.Node]:
+    """Nodes between a transform's beginning and its end. They differentiate ops in ways that ours have no rule for."""
+    found, depth = set(), 0
+    for node in graph.nodes:
+        name = op_name(node)
+        depth += (name in _TRANSFORMS_BEGIN) - (name in _TRANSFORMS_END)
+        if depth > 0:
+            found.add(node)
+    return found
+
+
+_TRANSFORMS_BEGIN = frozenset({"_grad_increment_nesting", "_jvp_increment_nesting"})
+_TRANSFORMS_END = frozenset({"_grad_decrement_nesting", "_jvp_decrement_nesting"})
 
 
 def _rename_written(graph: fx.Graph) -> None:
@@ -123,6 +143,8 @@ def _linear(node: fx.Node, x: object, weight: object, bias: object, transposed: 
     x_value, w_value, b_value = value(x), value(weight), value(bias)
     if x_value is None or w_value is None or w_value.dim() != 2 or x_value.dim() < 1:
         return None
+    if not x_value.is_floating_point() or not w_value.is_floating_point():
+        return None
     result = value(node)
     fits = b_value is not None and result is not None and b_value.dim() == 1
     if bias is not None and not (fits and same(b_value.shape[0], result.shape[-1])):  # type: ignore[union-attr]
@@ -171,7 +193,9 @@ def _match_add(node: fx.Node) -> Linear | None:
         ):
             continue
         found, added = match_linear(product), value(bias)
-        if found is not None and added is not None and added.dim() == 1 and is_weight(bias):
+        # Another dtype: under autocast the sum is that of a bfloat16 product and a float32 bias.
+        alike = added is not None and added.dtype == value(product).dtype  # type: ignore[union-attr]
+        if found is not None and alike and added.dim() == 1 and is_weight(bias):  # type: ignore[union-attr]
             return _linear(node, found.x, product.args[1], bias, transposed=True)
     return None
 
@@ -191,6 +215,9 @@ def _match_einsum(node: fx.Node) -> Linear | None:
         if xi != rows + contracted or out != rows + new or wi not in (new + contracted, contracted + new):
             continue
         sizes = dict(zip(wi, w_value.shape, strict=True))
+        broadcast = not all(map(same, x_value.shape[x_value.dim() - len(contracted) :], (sizes[i] for i in contracted)))
+        if broadcast or not x_value.is_floating_point():
+            continue
         k, n = (math.prod(sizes[i] for i in part) for part in (contracted, new))
         leading = tuple(x_value.shape[: x_value.dim() - len(contracted)])  # of "..." too
         transposed = wi == contracted + new

@@ -135,6 +135,24 @@ def test_autocast_inside(inner: str) -> None:
     assert net.fc1.weight.grad.dtype == torch.float32
 
 
+@pytest.mark.parametrize("inner", ["eager", "aot_eager"])
+@pytest.mark.parametrize("transform", ["jvp", "grad", "vjp"])
+def test_transforms_in_the_graph(inner: str, transform: str) -> None:
+    """They differentiate by rules that our ops do not have: a tangent would be lost."""
+    net, x, v = Net(1e-12).double(), *torch.randn(2, 32, 64).double()
+
+    def call(x: Tensor) -> Tensor:
+        if transform == "jvp":
+            return torch.func.jvp(net, (x,), (v,))[1]
+        if transform == "vjp":
+            return torch.func.vjp(net, x)[1](v)[0]
+        return torch.func.grad(lambda z: (net(z) * v).sum())(x)
+
+    wanted = call(x)
+    got = torch.compile(call, backend="sparsedrop", options=OPTIONS | {"inner": inner})(x)
+    torch.testing.assert_close(got, wanted)
+
+
 _CACHED = """
 import torch, sys
 from torch._dynamo.utils import counters

@@ -80,3 +80,36 @@ def weight_norm_linear(m: Form, x: Tensor) -> Tensor:
 @form(("C", OUT))
 def weight_norm_output(m: Form, x: Tensor) -> Tensor:
     return F.dropout(m.normed(x), P) + 1
+
+
+@form(("G", None))
+def dropout_is_its_own_weight(m: Form, x: Tensor) -> Tensor:
+    d = F.dropout(x[0].sin(), P)
+    return F.linear(d, d)
+
+
+@form(("A", IN), ("G", None))
+def dropout_is_another_ones_weight(m: Form, x: Tensor) -> Tensor:
+    d, e = F.dropout(x[0].sin(), P), F.dropout(x[0].cos(), P)
+    return F.linear(d, e, e[:, 0])
+
+
+@form(("G", None))
+def dropout_is_its_own_bias(m: Form, x: Tensor) -> Tensor:
+    d = F.dropout(x[0, 0, :N].sin(), P)
+    return F.linear(d, m.w.t()[:N, :N], d)
+
+
+@form(("A", IN))
+def cast_to_less_than_the_bias(m: Form, x: Tensor) -> Tensor:
+    return (F.dropout(x.sin(), P).float() @ m.w.t().float()) + m.b
+
+
+@form(("G", None))
+def complex_linear(m: Form, x: Tensor) -> Tensor:
+    return F.linear(F.dropout(F.linear(x.cfloat(), m.w.cfloat()).abs().double(), P).cfloat(), m.v.cfloat()).abs()
+
+
+@form(("G", None))
+def einsum_that_broadcasts(m: Form, x: Tensor) -> Tensor:
+    return torch.einsum("bsk,nk->bsn", F.dropout(x.sin().mean(-1, keepdim=True), P), m.w)
