@@ -163,6 +163,23 @@ def test_refuses() -> None:
         sparsedrop.convert(MLP(), insert="linear")
 
 
+def test_a_class_that_lists_its_subclasses() -> None:
+    known = []
+
+    class Listed(MLP):
+        def __init_subclass__(cls, *, tag: str) -> None:
+            known.append(tag)
+
+    class Model(Listed, tag="a"):
+        pass
+
+    model = sparsedrop.convert(Model(), **FAST)
+    assert drops_blocks(model(torch.randn(64, 64)))
+    assert known == ["a"]
+    assert isinstance(model, Model)
+    assert type(sparsedrop.revert(model)) is Model
+
+
 def test_unmatched_pattern() -> None:
     with pytest.warns(UserWarning, match="did you mean 'drop1'"):
         sparsedrop.convert(MLP(), exclude="drop_1")

@@ -57,6 +57,38 @@ def test_rows() -> None:
     assert (totals["frames"], totals["graph_breaks"]) == (1, 0)
 
 
+def test_models_that_differentiate() -> None:
+    class Force(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            x = x.detach().requires_grad_()
+            return self.fc1(torch.autograd.grad(super().forward(x).square().sum(), x, create_graph=True)[0])
+
+    class Gradient(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.func.grad(lambda z: self.fc2(self.drop1(self.fc1(z))).sum())(x)
+
+    assert sparsedrop.explain(Force(), torch.randn(32, 64), options=ALL).totals["fused"] == 2
+    left = sparsedrop.explain(Gradient(), torch.randn(32, 64), options=ALL).sites
+    assert [row["reason"] for row in left] == ["torch.func.grad, vjp or jvp differentiates it in the graph"]
+
+
+@pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr])
+def test_sparse_buffers(layout: torch.layout) -> None:
+    class Graph(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("adjacency", torch.eye(32).to_sparse(layout=layout))
+
+        def forward(self, x: Tensor) -> Tensor:
+            GLOBAL.rand()
+            return super().forward(self.adjacency @ x)
+
+    model, state = Graph(), GLOBAL.get_state()[1]
+    assert sparsedrop.explain(model, torch.randn(32, 64), options=ALL).totals["fused"] == 2
+    assert torch.equal(model.adjacency.to_dense(), torch.eye(32))
+    assert (GLOBAL.get_state()[1] == state).all()
+
+
 def test_prints_as_a_table() -> None:
     text = str(sparsedrop.explain(Net(), torch.randn(32, 64), options=ALL))
     assert "drop1" in text

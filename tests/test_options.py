@@ -20,10 +20,6 @@ def test_mode_alone_and_in_options() -> None:
     assert inductor_config(Options.parse({"mode": "max-autotune-no-cudagraphs"}))["max_autotune"] is True
     patches = inductor_config(Options.parse({"mode": "reduce-overhead", "inductor": {"fallback_random": True}}))
     assert patches == {"triton.cudagraphs": True, "fallback_random": True}
-    with pytest.raises(ValueError, match="did you mean 'reduce-overhead'"):
-        inductor_config(Options.parse({"mode": "reduce_overhead"}))
-    with pytest.raises(ValueError, match="did you mean 'fallback_random'"):
-        inductor_config(Options.parse({"inductor": {"fallbackrandom": True}}))
 
 
 @pytest.mark.parametrize(
@@ -34,7 +30,7 @@ def test_mode_alone_and_in_options() -> None:
         ({"kind": "balance"}, ValueError, "did you mean 'balanced'"),
         ({"p": 1.5}, ValueError, "in \\[0, 1\\]"),
         ({"p": {"a": -1}}, ValueError, "p\\['a'\\]"),
-        ({"p": "x"}, TypeError, "p must be"),
+        ({"p": "x"}, TypeError, "p must be a float in \\[0, 1\\], got 'x'"),
         ({"block": 8}, ValueError, "at least 16"),
         ({"block": {"a": (16, 8)}}, ValueError, "at least 16"),
         ({"include": 3}, TypeError, "include"),
@@ -47,6 +43,8 @@ def test_mode_alone_and_in_options() -> None:
         ({"p": torch.tensor(7.0)}, TypeError, "p must be a float in \\[0, 1\\], got a tensor"),
         ({"inner": "eager", "mode": "max-autotune"}, ValueError, "inductor"),
         ({"inductor": 3}, TypeError, "inductor"),
+        ({"mode": "reduce_overhead"}, ValueError, "did you mean 'reduce-overhead'"),
+        ({"inductor": {"fallbackrandom": True}}, ValueError, "did you mean 'fallback_random'"),
     ],
 )
 def test_bad_options(options: dict[str, Any], error: type[Exception], text: str) -> None:

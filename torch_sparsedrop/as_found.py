@@ -41,15 +41,15 @@ def as_found(model: nn.Module, inputs: Any = ()) -> Iterator[Originals]:
             for table, entries in tables:
                 table.clear()
                 table.update(entries)
-            for tensor, saved in [*copies, *originals.saved.values()]:
-                if not torch.equal(tensor, saved):
-                    with torch.no_grad():
-                        tensor.copy_(saved)
             for parameter, grad in grads.items():
                 parameter.grad = grad
             random.setstate(python)
             if numpy:
                 numpy.random.set_state(numbers)
+            for tensor, saved in [*copies, *originals.saved.values()]:
+                if tensor.layout != torch.strided or not torch.equal(tensor, saved):
+                    with torch.no_grad():
+                        tensor.copy_(saved)
 
 
 class Originals(TorchDispatchMode):

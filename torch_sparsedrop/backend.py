@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import warnings
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import fx, nn
 
 from .options import Options
@@ -47,14 +49,32 @@ class Backend:
 def compile_with(
     options: Options, module: fx.GraphModule, example_inputs: list[Any], model: nn.Module | None = None
 ) -> Callable[..., Any]:
-    from .modules import module_trains, namer
+    from .modules import module_trains, namer, tell_apart
     from .passes import SparseDropPass
 
+    if options.patterns():
+        tell_apart(model)
     run = SparseDropPass(options, name=namer(model), trains=module_trains, together=_seeds_each_call(options))
     run(module.graph)
     if options.inner == "eager" and _recomputes(module):
         options = replace(options, inner="aot_eager")
     return _inner(options)(module, example_inputs)
+
+
+def compile_apart(
+    function: Callable[..., Any], backend: Callable[..., Any], more: int = 0, **settings: Any
+) -> Callable[..., Any]:
+    """`torch.compile` that shares no recompilations with other calls of it, and has ``more`` of them.
+
+    Before PyTorch 2.13 it can do neither.
+    """
+    known = inspect.signature(torch.compile).parameters
+    if "isolate_recompiles" in known:
+        settings["isolate_recompiles"] = True
+    if "recompile_limit" in known and more:
+        settings["recompile_limit"] = torch._dynamo.config.recompile_limit + more
+    compiled: Callable[..., Any] = torch.compile(function, backend=backend, **settings)
+    return compiled
 
 
 def _seeds_each_call(options: Options) -> bool:
@@ -101,6 +121,8 @@ def _inner(options: Options) -> Callable[..., Any]:
 
 def inductor_config(options: Options) -> dict[str, Any]:
     """``mode`` and ``inductor`` as one set of config values."""
+    if options.mode in (None, "default") and not options.inductor:
+        return {}  # and Inductor need not be loaded
     from torch._inductor import config, list_mode_options, list_options
 
     from .options import nearest

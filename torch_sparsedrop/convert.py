@@ -19,7 +19,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from .backend import Backend, is_ours
+from .backend import Backend, compile_apart, is_ours
 from .masks import Block, Kind
 from .options import Options
 
@@ -116,10 +116,13 @@ class Conversion:
     def __init__(self, options: Options, forward: Callable[..., Any] | None) -> None:
         self.options = options
         self.forward = forward
+        self.explained = False  # `explain` compiles the model itself, whatever parts of it Dynamo skips
         self._compiled: dict[Any, Callable[..., Any]] = {}
 
     def train(self, model: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """One call in training: compiled, or as part of what another `torch.compile` is tracing."""
+        if self.explained:
+            return forward(model, *args, **kwargs)
         if not torch.compiler.is_compiling():
             return self.compiled(model, forward)(model, *args, **kwargs)
         if _may_break():
@@ -128,8 +131,9 @@ class Conversion:
 
     def compiled(self, model: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
         if forward not in self._compiled:
-            own = _own_frame(forward) if torch._dynamo.trace_rules.check(forward) else forward
-            self._compiled[forward] = torch.compile(own, backend=Backend(self.options, model))
+            # Where patterns tell modules apart, each may be compiled for itself.
+            more = len(list(model.modules())) if self.options.patterns() else 0
+            self._compiled[forward] = compile_apart(_own_frame(forward), Backend(self.options, model), more)
         return self._compiled[forward]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Conversion:
@@ -206,10 +210,19 @@ def _converted_class(original: type[nn.Module]) -> type[nn.Module]:
         "__doc__": original.__doc__,
     }  # fmt: skip
     metaclass: Any = type(original)
-    converted: type[nn.Module] = metaclass(original.__name__, (original,), body)
+    asks = any("__init_subclass__" in vars(base) for base in original.__mro__ if base is not object)
+    bases = (_Unannounced, original) if asks else (original,)
+    converted: type[nn.Module] = metaclass(original.__name__, bases, body)
     _originals[converted] = original
     _innermost[converted] = innermost
     return converted
+
+
+class _Unannounced:
+    """In front of a class that asks something of its subclasses, or keeps a list of them: this one is none of them."""
+
+    def __init_subclass__(cls) -> None:
+        pass
 
 
 def _calls_converted(forward: Any) -> bool:
@@ -228,10 +241,17 @@ def _own_forward(model: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def _own_frame(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """A frame for Dynamo to start at: it skips those of PyTorch's own containers.
+    """The forward with a code object of its own: models of a class do not share one limit of recompilations.
 
-    Each has its own code object, so that they do not share one limit of recompilations.
+    In a call around it where it is no plain function, or one that Dynamo skips, as those of PyTorch's own containers.
     """
+    plain = isinstance(forward, types.FunctionType) and not getattr(forward, "_torchdynamo_disable", False)
+    if plain and not torch._dynamo.trace_rules.check(forward):
+        own = types.FunctionType(
+            forward.__code__.replace(), forward.__globals__, forward.__name__, forward.__defaults__, forward.__closure__
+        )
+        own.__kwdefaults__, own.__dict__ = forward.__kwdefaults__, dict(forward.__dict__)
+        return own
 
     def call(*args: Any, **kwargs: Any) -> Any:
         return forward(*args, **kwargs)

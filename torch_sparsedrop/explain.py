@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
-import inspect
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -14,7 +13,8 @@ import torch
 from torch import fx, nn
 
 from .as_found import as_found
-from .convert import conversion_of, lost_conversion
+from .backend import compile_apart
+from .convert import Conversion, conversion_of, lost_conversion
 from .options import Options
 from .report import Report
 
@@ -35,7 +35,7 @@ def explain(model: nn.Module, *args: Any, options: Mapping[str, Any] | None = No
     chosen = conversion.options if conversion is not None else Options.parse(options or {})
     chosen.warn_unmatched(name for name, _ in model.named_modules())
     recorder = Recorder(chosen, model)
-    with as_found(model, (args, kwargs)) as originals, torch.enable_grad():
+    with as_found(model, (args, kwargs)) as originals, torch.enable_grad(), _explained(conversion):
         with originals:
             flops, called = _measure(model, args, kwargs)
         with _isolated():
@@ -66,10 +66,11 @@ class Recorder:
         self.graphs: list[tuple[list[Any], dict[fx.Node, Any], int]] = []
 
     def __call__(self, module: fx.GraphModule, example_inputs: Any) -> Callable[..., Any]:
-        from .modules import namer
+        from .modules import namer, tell_apart
         from .passes import decide, graphs, normalise
 
         name = namer(self.model)
+        tell_apart(self.model)
         sites, linears, dead = [], {}, 0
         for graph in graphs(module.graph):
             normal = normalise(graph)
@@ -84,11 +85,7 @@ def _compile(model: nn.Module, recorder: Recorder) -> Callable[..., Any]:
     def run(*args: Any, **kwargs: Any) -> Any:
         return model(*args, **kwargs)
 
-    settings: dict[str, Any] = {"backend": recorder, "dynamic": False}
-    if "isolate_recompiles" in inspect.signature(torch.compile).parameters:  # apart from what the user compiled
-        settings["isolate_recompiles"] = True
-    compiled: Callable[..., Any] = torch.compile(run, **settings)
-    return compiled
+    return compile_apart(run, recorder, dynamic=False)
 
 
 def _measure(model: nn.Module, args: Any, kwargs: Any) -> tuple[int, Counter[str]]:
@@ -101,7 +98,9 @@ def _measure(model: nn.Module, args: Any, kwargs: Any) -> tuple[int, Counter[str
         if isinstance(module, nn.Dropout) and module.p > 0:
             handles.append(module.register_forward_pre_hook(functools.partial(_count, called, name)))
     try:
-        with torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:
+        counter = FlopCounterMode(display=False)
+        counter.mod_tracker = _Whole()  # type: ignore[assignment]
+        with torch.compiler.set_stance("force_eager"), counter:
             model(*args, **kwargs)
     finally:
         for handle in handles:
@@ -109,9 +108,27 @@ def _measure(model: nn.Module, args: Any, kwargs: Any) -> tuple[int, Counter[str
     return counter.get_total_flops(), called
 
 
+class _Whole(contextlib.nullcontext[None]):
+    """In the place of what follows modules: it hooks gradients, so that no forward could call `torch.autograd.grad`."""
+
+    parents = frozenset({"Global"})
+
+
 def _count(called: Counter[str], name: str, module: nn.Module, args: Any) -> None:
     if module.training:
         called[name] += 1
+
+
+@contextlib.contextmanager
+def _explained(conversion: Conversion | None) -> Iterator[None]:
+    if conversion is None:
+        yield
+        return
+    conversion.explained = True
+    try:
+        yield
+    finally:
+        conversion.explained = False
 
 
 @contextlib.contextmanager
@@ -123,7 +140,9 @@ def _isolated() -> Iterator[None]:
     learnt = copy.copy(pgo._CODE_STATE) if getattr(pgo, "_CODE_STATE", None) is not None else None
     utils.counters.clear()
     try:
-        with torch._dynamo.config.patch(automatic_dynamic_shapes=False):
+        # Each module that has a frame of its own gets its rows.
+        limits = {"recompile_limit": 10**6, "accumulated_recompile_limit": 10**6}
+        with torch._dynamo.config.patch({"automatic_dynamic_shapes": False} | limits):
             yield
     finally:
         utils.counters.clear()

@@ -44,6 +44,25 @@ def namer(root: nn.Module | None = None) -> Callable[[fx.Node], str]:
     return name
 
 
+def tell_apart(root: nn.Module | None = None) -> None:
+    """Compile a frame that begins inside the model, after a graph break, for its modules alone.
+
+    Dynamo would run it for others of their class too, which have other names.
+    """
+    from torch._dynamo.guards import GuardBuilder, install_guard
+    from torch._dynamo.source import LocalSource
+    from torch._dynamo.symbolic_convert import InstructionTranslator
+
+    try:
+        scope = InstructionTranslator.current_tx().output.local_scope
+    except (AttributeError, RuntimeError):
+        return
+    root = _running_model() if root is None else root
+    for name, local in scope.items():
+        if isinstance(local, nn.Module) and local is not root:
+            install_guard(LocalSource(name).make_guard(GuardBuilder.ID_MATCH))
+
+
 def _running_model() -> nn.Module | None:
     found: nn.Module | None = None
     frame = sys._getframe()
@@ -63,11 +82,13 @@ def _find(node: fx.Node) -> tuple[nn.Module | None, Any]:
     from torch._dynamo.symbolic_convert import InstructionTranslator
 
     stack = node.meta.get("nn_module_stack")
-    found = re.match(r"([LG])\['(\w+)'\](.*)", next(reversed(stack.values()))[0]) if stack else None
     try:
         tx: Any = InstructionTranslator.current_tx()
     except (AttributeError, RuntimeError):
         return None, None
+    # A node of the module whose frame this is has no stack: that module is the first argument.
+    own = next(iter(tx.f_code.co_varnames), "")
+    found = re.match(r"([LG])\['(\w+)'\](.*)", next(reversed(stack.values()))[0] if stack else f"L['{own}']")
     if found is None:
         return None, None
     kind, name, rest = found.groups()

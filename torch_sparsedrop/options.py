@@ -77,6 +77,10 @@ class Options:
             raise TypeError(f"mode must be one of torch.compile's modes, got {self.mode!r}")
         if self.inner != "inductor" and (self.mode not in (None, "default") or self.inductor):
             raise ValueError(f'mode= and inductor= need inner="inductor", got inner={self.inner!r}')
+        if self.inner == "inductor":
+            from .backend import inductor_config
+
+            inductor_config(self)
         if self.insert is not None and not self.p:
             raise ValueError('insert="linear" needs p=, the probability of the inserted dropout')
         both = set(self.include) & set(self.exclude)
@@ -159,8 +163,9 @@ def _per_pattern(name: str, value: Any, check: Callable[[Any, str], Any]) -> Per
 
 
 def _probability(value: Any, name: str) -> float:
-    if isinstance(value, Tensor):
-        raise TypeError(f"{name} must be a float in [0, 1], got a tensor")
+    if not isinstance(value, (int, float)):
+        got = "a tensor" if isinstance(value, Tensor) else repr(value)
+        raise TypeError(f"{name} must be a float in [0, 1], got {got}")
     check_p(value, name)
     return float(value)
 
