@@ -192,9 +192,15 @@ def _from_embedding(source: fx.Node) -> bool:
         if name in ("linear", "addmm", "matmul", "bmm", "mm", "einsum", "baddbmm", *ATTENTION):
             return False
         embedded = embedded or name in ("embedding", "embedding_bag")
-        embedded = embedded or (name in ("add", "cat") and any(is_weight(arg) for arg in at.all_input_nodes))
+        embedded = embedded or (name in ("add", "cat") and any(map(_is_table, at.all_input_nodes)))
         todo.extend(at.all_input_nodes)
     return embedded
+
+
+def _is_table(node: fx.Node) -> bool:
+    """Positions, or a class token; a bias has one dimension."""
+    tensor = value(node)
+    return is_weight(node) and tensor is not None and tensor.dim() > 1
 
 
 def _is_direct(source: fx.Node, linear: Linear) -> bool:

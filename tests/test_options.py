@@ -57,6 +57,12 @@ def test_bad_options_reach_the_user() -> None:
         torch.compile(Net(), backend="sparsedrop", options={"selct": "all"})(torch.randn(8, 64))
 
 
+def test_a_pattern_that_matches_nothing_under_the_backend() -> None:
+    options = {"inner": "eager", "exclude": "drop_1"}
+    with pytest.warns(UserWarning, match="no module matches the pattern 'drop_1', did you mean 'drop1'"):
+        torch.compile(Net(), backend="sparsedrop", options=options)(torch.randn(8, 64))
+
+
 def test_conflicting_overrides() -> None:
     options = Options.parse({"p": {"a.*": 0.1, "*.b": 0.2}})
     assert options.p_for("a.c") == 0.1

@@ -29,7 +29,12 @@ def sparsedrop(
         if settings.get("mode", mode) != mode:
             raise ValueError(f"mode is given twice: {mode!r} and options={{'mode': {settings['mode']!r}}}")
         settings["mode"] = mode
-    return compile_with(Options.parse(settings), module, example_inputs)
+    from .modules import running_model
+
+    parsed, model = Options.parse(settings), running_model()
+    if model is not None:
+        parsed.warn_unmatched(name for name, _ in model.named_modules())
+    return compile_with(parsed, module, example_inputs)
 
 
 class Backend:

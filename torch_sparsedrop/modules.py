@@ -34,7 +34,7 @@ def namer(root: nn.Module | None = None) -> Callable[[fx.Node], str]:
     A frame after a graph break knows only paths from its own module. Without a root, it is the outermost model that
     is running.
     """
-    root = _running_model() if root is None else root
+    root = running_model() if root is None else root
     names = {} if root is None else {id(module): name for name, module in root.named_modules()}
 
     def name(node: fx.Node) -> str:
@@ -57,13 +57,13 @@ def tell_apart(root: nn.Module | None = None) -> None:
         scope = InstructionTranslator.current_tx().output.local_scope
     except (AttributeError, RuntimeError):
         return
-    root = _running_model() if root is None else root
+    root = running_model() if root is None else root
     for name, local in scope.items():
         if isinstance(local, nn.Module) and local is not root:
             install_guard(LocalSource(name).make_guard(GuardBuilder.ID_MATCH))
 
 
-def _running_model() -> nn.Module | None:
+def running_model() -> nn.Module | None:
     found: nn.Module | None = None
     frame = sys._getframe()
     while frame is not None:

@@ -65,6 +65,16 @@ def no_linear_near(m: Form, x: Tensor) -> Tensor:
     return F.dropout(x.sin(), P) + m.c
 
 
+@form(("G", None))
+def scaled_and_shifted(m: Form, x: Tensor) -> Tensor:
+    return F.dropout(x * m.c + m.c, P)
+
+
+@form(("F", None))
+def positions(m: Form, x: Tensor) -> Tensor:
+    return F.dropout(x.sin() + m.w[: x.shape[1]], P)
+
+
 @form(("A", IN))
 def cls_token(m: Form, x: Tensor) -> Tensor:
     return m.fc1(F.dropout(x[:, 0].sin(), P))
