@@ -171,13 +171,18 @@ def test_a_class_that_lists_its_subclasses() -> None:
             known.append(tag)
 
     class Model(Listed, tag="a"):
-        pass
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(()))
 
     model = sparsedrop.convert(Model(), **FAST)
     assert drops_blocks(model(torch.randn(64, 64)))
     assert known == ["a"]
     assert isinstance(model, Model)
     assert type(sparsedrop.revert(model)) is Model
+    nn.utils.parametrize.register_parametrization(sparsedrop.convert(model, **FAST).fc1, "weight", nn.Identity())
+    nn.utils.parametrize.register_parametrization(model, "scale", nn.Identity())
+    assert drops_blocks(sparsedrop.convert(model, **FAST | {"p": 0.3})(torch.randn(64, 64)))
 
 
 def test_unmatched_pattern() -> None:

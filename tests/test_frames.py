@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
+import weakref
 from typing import Any
 
 import pytest
@@ -114,7 +116,6 @@ def test_patterns_tell_layers_apart(layer: type[nn.Module], by: str, at: int) ->
         assert ran.step(model) == [it for it in wanted if any(it)]
 
 
-@pytest.mark.skipif("recompile_limit" not in SETTINGS, reason="torch.compile has no recompile_limit")
 def test_patterns_tell_many_layers_apart() -> None:
     ran = Ran()
     model = sparsedrop.convert(Stack(count=12), inner=ran, select="all", block=16, exclude="layers.10")
@@ -127,6 +128,67 @@ def test_explain_has_a_row_for_each_layer(layer: type[nn.Module]) -> None:
     name = "layers.{}.drop" if layer is Layer else "layers.{}"
     assert [row["module"] for row in rows] == [name.format(i) for i in range(12)]
     assert all(row["decision"] == "fused" for row in rows)
+
+
+def test_explain_leaves_what_was_compiled() -> None:
+    ran = Ran()
+    model = sparsedrop.convert(Stack(count=3), inner=ran, select="all", block=16)
+    ran.step(model)
+    before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    sparsedrop.explain(model, X)
+    model(X)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == before
+
+
+def test_explain_leaves_nothing_compiled() -> None:
+    model = Stack(count=6)
+    with torch._dynamo.config.patch(accumulated_recompile_limit=8):
+        for _ in range(3):
+            sparsedrop.explain(model, X, options={"select": "all", "block": 16})
+        ran = Ran()
+        assert ran.step(sparsedrop.convert(model, inner=ran, select="all", block=16)) == [(2, 0)] * 6
+    alive = weakref.ref(sparsedrop.revert(model))
+    explained = Stack(count=2)
+    sparsedrop.explain(explained, X)
+    gone = weakref.ref(explained)
+    del explained, model, ran
+    gc.collect()
+    assert gone() is None
+    assert alive() is None
+
+
+def test_patterns_of_a_function_that_gets_fresh_modules() -> None:
+    ran = Ran()
+    options = {"inner": ran, "select": "all", "block": 16, "exclude": "nothing"}
+    step = torch.compile(lambda model, x: model(x), backend="sparsedrop", options=options)
+    for _ in range(12):
+        step(Layer(), X)
+    assert ran.graphs == [(2, 0)] * 12
+
+
+def test_a_model_that_another_one_only_calls(recwarn: pytest.WarningsRecorder) -> None:
+    """Names are those from the model that is compiled, not from whose method calls it."""
+
+    class Harness(nn.Module):
+        def run(self, model: Any) -> list[tuple[int, int]]:
+            return ran.step(model)
+
+    ran = Ran()
+    options = {"inner": ran, "select": "all", "block": 16, "exclude": "drop"}
+    model = torch.compile(Layer(), backend="sparsedrop", options=options)
+    assert Harness().run(model) == [(0, 1)]
+    assert not [warning for warning in recwarn if "no module matches" in str(warning.message)]
+
+
+def test_a_break_inside_a_layer() -> None:
+    class Broken(Functional):
+        def forward(self, x: Tensor) -> Tensor:
+            torch._dynamo.graph_break()
+            return x + self.fc2(F.dropout(F.relu(self.fc1(x)), 0.5, self.training))
+
+    ran = Ran()
+    model = sparsedrop.convert(Stack(Broken), inner=ran, select="all", block=16, exclude="layers.1")
+    assert ran.step(model) == [(2, 0), (0, 1), (2, 0)]
 
 
 def test_explain_where_dynamo_gives_up_the_models_own_frame() -> None:

@@ -43,6 +43,7 @@ def test_mode_alone_and_in_options() -> None:
         ({"p": torch.tensor(7.0)}, TypeError, "p must be a float in \\[0, 1\\], got a tensor"),
         ({"inner": "eager", "mode": "max-autotune"}, ValueError, "inductor"),
         ({"inductor": 3}, TypeError, "inductor"),
+        ({"inductor": {1: 2}}, TypeError, "inductor must have names"),
         ({"mode": "reduce_overhead"}, ValueError, "did you mean 'reduce-overhead'"),
         ({"inductor": {"fallbackrandom": True}}, ValueError, "did you mean 'fallback_random'"),
     ],

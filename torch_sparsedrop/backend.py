@@ -58,7 +58,7 @@ def compile_with(
     from .passes import SparseDropPass
 
     if options.patterns():
-        tell_apart(model)
+        tell_apart(model, options.choices_for)
     run = SparseDropPass(options, name=namer(model), trains=module_trains, together=_seeds_each_call(options))
     run(module.graph)
     if options.inner == "eager" and _recomputes(module):
@@ -66,18 +66,10 @@ def compile_with(
     return _inner(options)(module, example_inputs)
 
 
-def compile_apart(
-    function: Callable[..., Any], backend: Callable[..., Any], more: int = 0, **settings: Any
-) -> Callable[..., Any]:
-    """`torch.compile` that shares no recompilations with other calls of it, and has ``more`` of them.
-
-    Before PyTorch 2.13 it can do neither.
-    """
-    known = inspect.signature(torch.compile).parameters
-    if "isolate_recompiles" in known:
+def compile_apart(function: Callable[..., Any], backend: Callable[..., Any], **settings: Any) -> Callable[..., Any]:
+    """`torch.compile` that shares no limit of recompilations with other calls of it, from PyTorch 2.13 on."""
+    if "isolate_recompiles" in inspect.signature(torch.compile).parameters:
         settings["isolate_recompiles"] = True
-    if "recompile_limit" in known and more:
-        settings["recompile_limit"] = torch._dynamo.config.recompile_limit + more
     compiled: Callable[..., Any] = torch.compile(function, backend=backend, **settings)
     return compiled
 

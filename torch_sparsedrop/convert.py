@@ -131,9 +131,7 @@ class Conversion:
 
     def compiled(self, model: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
         if forward not in self._compiled:
-            # Where patterns tell modules apart, each may be compiled for itself.
-            more = len(list(model.modules())) if self.options.patterns() else 0
-            self._compiled[forward] = compile_apart(_own_frame(forward), Backend(self.options, model), more)
+            self._compiled[forward] = compile_apart(_own_frame(forward), Backend(self.options, model))
         return self._compiled[forward]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Conversion:
@@ -211,7 +209,7 @@ def _converted_class(original: type[nn.Module]) -> type[nn.Module]:
     }  # fmt: skip
     metaclass: Any = type(original)
     asks = any("__init_subclass__" in vars(base) for base in original.__mro__ if base is not object)
-    bases = (_Unannounced, original) if asks else (original,)
+    bases = (_Unannounced, original) if asks and not issubclass(original, _Unannounced) else (original,)
     converted: type[nn.Module] = metaclass(original.__name__, bases, body)
     _originals[converted] = original
     _innermost[converted] = innermost

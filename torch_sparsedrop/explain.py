@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
+import types
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import fx, nn
+from torch._C._dynamo import eval_frame
 
 from .as_found import as_found
 from .backend import compile_apart
@@ -40,7 +43,10 @@ def explain(model: nn.Module, *args: Any, options: Mapping[str, Any] | None = No
             flops, called = _measure(model, args, kwargs)
         with _isolated():
             run = _compile(model, recorder)
-            run(*args, **kwargs)
+            try:
+                run(*args, **kwargs)
+            finally:
+                recorder.forget()
             # As torch._dynamo.explain counts; a break is met again in every frame around it.
             breaks = max(len(recorder.graphs) - 1, len(torch._dynamo.utils.counters["graph_break"]))
     notes = []
@@ -62,15 +68,18 @@ class Recorder:
 
     def __init__(self, options: Options, model: nn.Module) -> None:
         self.options = options
-        self.model = model
+        self._model = weakref.ref(model)  # what is compiled may outlive the call
+        self.compiled: set[types.CodeType] = set()
         self.graphs: list[tuple[list[Any], dict[fx.Node, Any], int]] = []
 
     def __call__(self, module: fx.GraphModule, example_inputs: Any) -> Callable[..., Any]:
         from .modules import namer, tell_apart
         from .passes import decide, graphs, normalise
 
-        name = namer(self.model)
-        tell_apart(self.model)
+        model = self._model()
+        name = namer(model)
+        tell_apart(model, lambda name: name)
+        self._remember()
         sites, linears, dead = [], {}, 0
         for graph in graphs(module.graph):
             normal = normalise(graph)
@@ -79,6 +88,26 @@ class Recorder:
             dead += normal.dead
         self.graphs.append((sites, linears, dead))
         return module.forward
+
+    def _remember(self) -> None:
+        """Codes that nobody has compiled but `explain`."""
+        from torch._dynamo.symbolic_convert import InstructionTranslator
+
+        code = InstructionTranslator.current_tx().f_code
+        if code not in self.compiled and not _compilations(code):
+            self.compiled.add(code)
+
+    def forget(self) -> None:
+        """Its compilations would count towards Dynamo's limits in training."""
+        for code in self.compiled:
+            eval_frame.reset_code(code)
+
+
+def _compilations(code: types.CodeType) -> int:
+    """How many Dynamo has of a code object, whoever asked for them."""
+    if hasattr(eval_frame, "_get_total_cache_entry_count"):  # before PyTorch 2.13 there was one list for all
+        return int(eval_frame._get_total_cache_entry_count(code))
+    return len(eval_frame._debug_get_cache_entry_list(code))
 
 
 def _compile(model: nn.Module, recorder: Recorder) -> Callable[..., Any]:

@@ -44,10 +44,10 @@ def namer(root: nn.Module | None = None) -> Callable[[fx.Node], str]:
     return name
 
 
-def tell_apart(root: nn.Module | None = None) -> None:
-    """Compile a frame that begins inside the model, after a graph break, for its modules alone.
+def tell_apart(root: nn.Module | None, choices: Callable[[str], object]) -> None:
+    """Compile a frame that begins inside the model, after a graph break, for a module alone that is not as others.
 
-    Dynamo would run it for others of their class too, which have other names.
+    Dynamo would run it for others of its class too, for which ``choices`` may have another answer, by their names.
     """
     from torch._dynamo.guards import GuardBuilder, install_guard
     from torch._dynamo.source import LocalSource
@@ -58,9 +58,16 @@ def tell_apart(root: nn.Module | None = None) -> None:
     except (AttributeError, RuntimeError):
         return
     root = running_model() if root is None else root
+    names = {} if root is None else {module: name for name, module in root.named_modules()}
+
+    def inside(module: nn.Module) -> list[object]:
+        return [choices(f"{names[module]}.{name}".rstrip(".")) for name, _ in module.named_modules()]
+
     for name, local in scope.items():
-        if isinstance(local, nn.Module) and local is not root:
-            install_guard(LocalSource(name).make_guard(GuardBuilder.ID_MATCH))
+        if isinstance(local, nn.Module) and local is not root and local in names:
+            own = inside(local)
+            if any(inside(other) != own for other in names if type(other) is type(local)):
+                install_guard(LocalSource(name).make_guard(GuardBuilder.ID_MATCH))
 
 
 def running_model() -> nn.Module | None:
@@ -69,8 +76,8 @@ def running_model() -> nn.Module | None:
     while frame is not None:
         module = frame.f_locals.get("self") if "self" in frame.f_code.co_varnames else None
         if isinstance(module, torch._dynamo.OptimizedModule):
-            found = module._orig_mod
-        elif isinstance(module, nn.Module):
+            module = module._orig_mod
+        if isinstance(module, nn.Module) and (found is None or any(one is found for one in module.modules())):
             found = module
         frame = frame.f_back  # type: ignore[assignment]
     return found
@@ -86,8 +93,8 @@ def _find(node: fx.Node) -> tuple[nn.Module | None, Any]:
         tx: Any = InstructionTranslator.current_tx()
     except (AttributeError, RuntimeError):
         return None, None
-    # A node of the module whose frame this is has no stack: that module is the first argument.
-    own = next(iter(tx.f_code.co_varnames), "")
+    # A node of the module whose frame this is has no stack: that module is the first argument, behind Dynamo's own.
+    own = next((name for name in tx.f_code.co_varnames if not name.startswith("__")), "")
     found = re.match(r"([LG])\['(\w+)'\](.*)", next(reversed(stack.values()))[0] if stack else f"L['{own}']")
     if found is None:
         return None, None

@@ -59,6 +59,8 @@ class Options:
         inductor = given.pop("inductor", None) or {}
         if not isinstance(inductor, Mapping):
             raise TypeError(f"inductor must be a dict of Inductor's config values, got {inductor!r}")
+        if not all(isinstance(key, str) for key in inductor):
+            raise TypeError(f"inductor must have names of Inductor's config values as keys, got {inductor!r}")
         options = Options(**parsed, inductor=dict(inductor), **given)
         options._check()
         return options
@@ -98,6 +100,13 @@ class Options:
     def block_for(self, module: str) -> tuple[int, int]:
         found: tuple[int, int] = _lookup("block", self.block, module)
         return found
+
+    def choices_for(self, module: str) -> object:
+        """All that depends on a module's name, for comparison."""
+        try:
+            return self.wants(module), self.p_for(module), self.block_for(module)
+        except ValueError:  # conflicting overrides, which matter only where there is dropout
+            return module
 
     def patterns(self) -> list[str]:
         """Every pattern the user wrote."""
