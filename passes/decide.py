@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any
 
 from torch import fx
 
@@ -13,15 +12,14 @@ from torch_sparsedrop.options import Options
 from .forms import (
     before_or_after_dropout,
     is_other_dropout,
-    is_softmax,
     known,
-    op_name,
-    operand_or,
     passes_through,
     readers_of,
     value,
 )
-from .normalise import Normal, is_weight, writes_privately, written_later
+from .left import attention_site, other_site
+from .letter import letter_of
+from .normalise import Normal, writes_privately, written_later
 from .profit import unprofitable
 from .region import Keeps, Region, find_region
 from .sites import Dropout, Linear, Reader, Site
@@ -53,8 +51,8 @@ def decide(
     """
     order = {node: i for i, node in enumerate(normal.graph.nodes)}
     sites = [_dropout_site(dropout, name(dropout.node), normal, choice) for dropout in normal.dropouts]
-    sites += [site for node in normal.graph.nodes if (site := _attention_site(node, name)) is not None]
-    sites += [_other_site(node, name) for node in normal.graph.nodes if is_other_dropout(node)]
+    sites += [site for node in normal.graph.nodes if (site := attention_site(node, name)) is not None]
+    sites += [other_site(node, name) for node in normal.graph.nodes if is_other_dropout(node)]
     sites.sort(key=lambda site: order[site.node])
     if choice.insert == "linear":
         sites += [site for site in _inserted_sites(normal, sites, choice, name) if trains is None or trains(site.node)]
@@ -115,7 +113,7 @@ def _dropout_site(dropout: Dropout, module: str, normal: Normal, choice: Options
     region = find_region(source, node, normal.linears)
     if isinstance(site.p, fx.Node) and _depends(site.p, {made.linear.node for made in region.producers}):
         region = Region(region.shape_of, Keeps.NOTHING, [], "the probability is computed from it")
-    site.letter = _letter(source, linears, region.shape_of)
+    site.letter = letter_of(source, linears, region.shape_of)
     producers = [
         producer
         for producer in region.producers
@@ -167,42 +165,6 @@ def _depends(node: fx.Node, on: set[fx.Node]) -> bool:
     return False
 
 
-def _letter(source: fx.Node, linears: list[Reader], shape_of: Keeps) -> str:
-    at: fx.Node | None = source
-    while at is not None:
-        if is_softmax(at):
-            return "D"
-        at = passes_through(at)
-    if linears:
-        return "A" if shape_of is Keeps.NOTHING else "B"
-    if shape_of is Keeps.SCALE:
-        return "C"
-    return "F" if _from_embedding(source) else "G"
-
-
-def _from_embedding(source: fx.Node) -> bool:
-    """Whether a value is made of embeddings (of tokens or positions) before any linear or attention."""
-    seen, todo, embedded = set(), [source], False
-    while todo:
-        at = todo.pop()
-        if at in seen:
-            continue
-        seen.add(at)
-        name = op_name(at)
-        if name in ("linear", "addmm", "matmul", "bmm", "mm", "einsum", "baddbmm", *ATTENTION):
-            return False
-        embedded = embedded or name in ("embedding", "embedding_bag")
-        embedded = embedded or (name in ("add", "cat") and any(map(_is_table, at.all_input_nodes)))
-        todo.extend(at.all_input_nodes)
-    return embedded
-
-
-def _is_table(node: fx.Node) -> bool:
-    """Positions, or a class token; a bias has one dimension."""
-    tensor = value(node)
-    return is_weight(node) and tensor is not None and tensor.dim() > 1
-
-
 def _is_direct(source: fx.Node, linear: Linear) -> bool:
     at: fx.Node | None = source
     while at is not None and at is not linear.node:
@@ -229,33 +191,6 @@ def _unfit(dropout: Dropout, site: Site, linears: list[Reader]) -> str:
     if writer is not None:
         return f"{writer.name} changes what it reads or returns in place afterwards; use an out-of-place call there"
     return ""
-
-
-ATTENTION = frozenset({"scaled_dot_product_attention", "multi_head_attention_forward"})
-
-
-def _attention_site(node: fx.Node, module: Callable[[fx.Node], str]) -> Site | None:
-    """Attention with its own dropout: one row for `explain`, always left."""
-    name = op_name(node)
-    if node.op != "call_function" or name not in ATTENTION:
-        return None
-    if name == "scaled_dot_product_attention":
-        p, tensor = operand_or(node, 4, "dropout_p", 0.0), value(node)
-    else:
-        p, found = operand_or(node, 10, "dropout_p", 0.0), node.meta.get("example_value")
-        p = p if operand_or(node, 13, "training", True) is not False else 0.0
-        tensor = found[0] if isinstance(found, tuple) else None
-    if not isinstance(p, fx.Node) and p == 0:
-        return None
-    shape: tuple[Any, ...] = () if tensor is None else tuple(tensor.shape)
-    return Site(node, module(node), "E", p, shape, "attention's own dropout is left alone")
-
-
-def _other_site(node: fx.Node, module: Callable[[fx.Node], str]) -> Site:
-    tensor = value(node)
-    shape = () if tensor is None else tuple(map(known, tensor.shape))
-    p = operand_or(node, 1, "p", 0.5)
-    return Site(node, module(node), "G", p, shape, f"{op_name(node)} is another kind of dropout and left alone")
 
 
 def _inserted_sites(normal: Normal, sites: list[Site], choice: Options, name: Callable[[fx.Node], str]) -> list[Site]:

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 from torch_sparsedrop.passes import SparseDropPass, graphs, normalise
-from torch_sparsedrop.passes.decide import ATTENTION
 from torch_sparsedrop.passes.forms import is_dropout, op_name
+from torch_sparsedrop.passes.letter import ATTENTION
 from torch_sparsedrop.passes.sites import Site
 
 from torch_sparsedrop.ops import packing
