@@ -105,11 +105,16 @@ def test_dropped_values_are_never_used():
 
 
 @pytest.mark.parametrize(
-    ("m", "n", "k", "side"), [(2048, 1024, 4096, "in"), (8192, 4096, 1024, "in"), (8192, 4096, 1024, "out")]
-)
-def test_graph_replays_draw_and_divide_anew(m, n, k, side):
+    ("m", "n", "k", "side", "pair"),
+    [
+        (2048, 1024, 4096, "in", 1), (8192, 4096, 1024, "in", 1), (8192, 4096, 1024, "out", 1),
+        (2048, 1024, 4096, "in", 2), (8192, 4096, 1024, "in", 2),
+    ],
+)  # fmt: skip
+def test_graph_replays_draw_and_divide_anew(m, n, k, side, pair, monkeypatch):
     """Tiles that are summed in parts, or taken by who comes first, in a captured graph whose masks, and with them the
     tiles, change at each replay."""
+    monkeypatch.setattr(launch, "_pair", lambda spec: pair)
     x = torch.randn(m, k, device="cuda", dtype=torch.bfloat16)
     weight = torch.randn(n, k, device="cuda", dtype=torch.bfloat16)
     cols = k if side == "in" else n
@@ -130,6 +135,7 @@ def test_graph_replays_draw_and_divide_anew(m, n, k, side):
         keep.copy_(torch.rand(keep.shape, device="cuda") >= (0.5, 0.9, 0.1, 0.97)[i % 4])
         graph.replay()
         assert torch.equal(y, run())
+    assert {known.pair for known in matmul._known.values()} == {pair}
 
 
 @pytest.mark.parametrize("launches", [pytest.param(10_000, marks=pytest.mark.full), 500])
