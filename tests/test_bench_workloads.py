@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from bench_cases import SHAPE, settings
+from torch.nn import functional as F
 from vision import import_timm
 
 from torch_sparsedrop import BlockMask, providers
@@ -20,7 +21,7 @@ from torch_sparsedrop.bench.models.apart import Apart
 from torch_sparsedrop.bench.models.entrant import Entrant, Which
 from torch_sparsedrop.bench.record import Record
 from torch_sparsedrop.bench.settings import Shape
-from torch_sparsedrop.bench.timing import HostTimer, timer_for
+from torch_sparsedrop.bench.timing import GRAPH, HostTimer, timer_for
 from torch_sparsedrop.bench.workloads import WORKLOADS, layer, memory, mlp, peers
 from torch_sparsedrop.bench.workloads.bound import quantisation_bound
 from torch_sparsedrop.bench.workloads.job import TimedJob
@@ -39,19 +40,21 @@ def test_kept_is_what_the_masks_keep(mask: str) -> None:
     assert 0 < masks.kept(SHAPE) < 1
 
 
+@pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("mask", ["in", "out", "both"])
-def test_layer_rounds_draw_fresh_masks_and_know_them(mask: str) -> None:
-    at = settings()
+def test_layer_rounds_draw_fresh_masks_and_know_them(mask: str, bias: bool) -> None:
+    at = settings(bias=bias)
     side = layer.sides(at, SHAPE, "float32", mask, "forward")[-1]
     assert (side.name, side.p) == ("sparsedrop", 0.5)
-    on = Operands.make(SHAPE, "float32", "cpu")
+    on = Operands.make(SHAPE, "float32", "cpu", bias=bias)
+    assert (on.bias is not None) == bias
     for turn in range(3):
         call, kept, _ = side.prepare(turn)
         y = call()
         torch.manual_seed(turn)
         masks = Masks.draw(at, SHAPE, mask, torch.tensor(0.5))
         x = on.x if masks.drop_in is None else torch.where(masks.drop_in.dense(), on.x, 0) * 2
-        expected = x @ on.weight.t() + on.bias
+        expected = F.linear(x, on.weight, on.bias)
         if masks.drop_out is not None:
             expected = torch.where(masks.drop_out.dense(), expected, 0) * 2
         torch.testing.assert_close(y, expected)
@@ -252,7 +255,7 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is n
 @pytest.mark.parametrize("phase", layer.PHASES)
 def test_captured_layers_draw_fresh_masks_and_know_them(phase: str) -> None:
     at, shape = settings(device="cuda"), Shape(256, 192, 320)
-    side = layer.sides(at, shape, "float32", "in", phase + layer.GRAPH)[-1]
+    side = layer.sides(at, shape, "float32", "in", phase + GRAPH)[-1]
     gc.collect()
     poison = [torch.full((size,), torch.nan, device="cuda") for size in (1, 16, 2**12, 2**16, 2**20) for _ in range(64)]
     on = Operands.make(shape, "float32", "cuda")

@@ -60,9 +60,10 @@ def add_parser(commands: Any) -> None:
     what(
         "--graph",
         action="store_true",
-        help="layers as CUDA graphs of ten steps too; draws and blocks as graphs of one only; models compiled with "
+        help="layers as CUDA graphs of ten steps too; draws and blocks as such graphs only; models compiled with "
         "mode='reduce-overhead'",
     )
+    what("--no-bias", dest="bias", action="store_false", help="layers without bias")
     what("--blocks", nargs="+", choices=sorted(BLOCKS), default=(), metavar="BLOCK", help="for mlp (default: all)")
     what("--models", nargs="+", choices=sorted(MODELS), default=(), metavar="MODEL",
         help=f"for model: {', '.join(MODELS)} (default: all)")  # fmt: skip
@@ -155,6 +156,7 @@ def settings_of(options: argparse.Namespace) -> Settings:
         threads=options.threads,
         device=options.device,
         graph=options.graph,
+        bias=options.bias,
         peers=peers,
         blocks=tuple(options.blocks),
         models=tuple(options.models),

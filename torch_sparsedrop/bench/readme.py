@@ -18,7 +18,7 @@ from ..cli.errors import UsageError
 from . import plot
 from .record import Record
 from .rows import Row
-from .workloads.layer import GRAPH
+from .timing import GRAPH
 
 SECTION = re.compile(r"(<!-- results: (\w+) (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 SHOWN_P = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7)

@@ -49,6 +49,7 @@ class Settings:
     mask: tuple[str, ...] = ()
     kind: tuple[Kind, ...] = ("bernoulli",)
     graph: bool = False
+    bias: bool = True
     peers: tuple[str, ...] = ()
     blocks: tuple[str, ...] = ()
     models: tuple[str, ...] = ()

@@ -141,6 +141,11 @@ def timer_for(device: str) -> Timer:
     return TIMERS[found.type](found)
 
 
+STEPS = 10
+# What a replay costs once, as for the random numbers' state, is shared as in a model of some layers.
+GRAPH = f" in a CUDA graph of {STEPS} steps"
+
+
 def captured(call: Callable[[], object], times: int = 1) -> Callable[[], object]:
     """``call``, made that many times, as a CUDA graph; its replay returns the last one's tensors, filled anew.
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import product
 
 from torch.nn import functional as F
 
 from ...masks import BlockMask, Kind
 from ..settings import PRESETS, Settings, Shape
-from ..timing import Side, captured, same
+from ..timing import GRAPH, STEPS, Side, captured, same
 from .job import Job, TimedJob
 from .operands import Operands
 
@@ -19,20 +20,20 @@ def jobs(settings: Settings) -> list[Job]:
 
 
 def _job(settings: Settings, dtype: str, shape: Shape) -> Job:
-    def draw(kind: Kind) -> Callable[[], object]:
-        def call() -> object:
-            return BlockMask.draw(
-                shape.m, shape.k, settings.middle_p, block=settings.block, kind=kind, device=settings.device
-            )
+    def draw(kind: Kind) -> object:
+        return BlockMask.draw(
+            shape.m, shape.k, settings.middle_p, block=settings.block, kind=kind, device=settings.device
+        )
 
-        return captured(call) if settings.graph else call
+    def ready(call: Callable[[], object]) -> Callable[[], object]:
+        return captured(call, STEPS) if settings.graph else call
 
     def build() -> Sequence[Side]:
         on = Operands.make(shape, dtype, settings.device)
         return [
-            same("dense", lambda: F.linear(on.x, on.weight, on.bias)),
-            *(same("draw", draw(kind), None, kind=kind) for kind in settings.kind),
+            same("dense", ready(lambda: F.linear(on.x, on.weight, on.bias))),
+            *(same("draw", ready(partial(draw, kind)), None, kind=kind) for kind in settings.kind),
         ]
 
-    key = {"what": "draw", "subject": str(shape), "dtype": dtype, "phase": "draw and plan"}
-    return TimedJob(key, build, settings.masks, settings.warmup, grad=False)
+    key = {"what": "draw", "subject": str(shape), "dtype": dtype, "phase": "draw and plan" + GRAPH * settings.graph}
+    return TimedJob(key, build, settings.masks, settings.warmup, steps=STEPS if settings.graph else 1, grad=False)

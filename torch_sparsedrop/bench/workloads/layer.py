@@ -13,16 +13,12 @@ from torch.nn import functional as F
 from ...functional import dropout_linear, linear, linear_dropout
 from ...masks import Kind
 from ..settings import PRESETS, Settings, Shape
-from ..timing import Side, Turn, captured, same
+from ..timing import GRAPH, STEPS, Side, Turn, captured, same
 from . import peers
 from .job import Job, TimedJob
-from .operands import Masks, Operands
+from .operands import Layer, Masks, Operands
 
-Layer = Callable[[Tensor, Tensor, Tensor], Tensor]
 PHASES = ("forward", "forward+backward")
-STEPS = 10
-# What a replay costs once, as for the random numbers' state, is shared as in a model of some layers.
-GRAPH = f" in a CUDA graph of {STEPS} steps"
 
 
 def jobs(settings: Settings) -> list[Job]:
@@ -35,11 +31,11 @@ def layers(settings: Settings, shape: Shape, mask: str, p: float, kind: Kind = "
     """The same layer three ways. SparseDrop gets p as a tensor: p = 0 goes through the masked kernels as well."""
     probability = torch.tensor(p, device=settings.device)
 
-    def dropout(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    def dropout(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         y = F.linear(x if mask == "out" else F.dropout(x, p), weight, bias)
         return y if mask == "in" else F.dropout(y, p)
 
-    def sparsedrop(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    def sparsedrop(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if mask == "both":
             masks = Masks.draw(settings, shape, mask, probability, kind)
             return linear(x, weight, bias, drop_in=masks.drop_in, drop_out=masks.drop_out)
@@ -51,14 +47,14 @@ def layers(settings: Settings, shape: Shape, mask: str, p: float, kind: Kind = "
 
 def step(layer: Layer, on: Operands, phase: str) -> object:
     """One call as training makes it; every side wants the same gradients in the same way."""
-    inputs = on.x, on.weight, on.bias
-    y = layer(*inputs)
+    y = layer(on.x, on.weight, on.bias)
+    inputs = [tensor for tensor in (on.x, on.weight, on.bias) if tensor is not None]
     return torch.autograd.grad(y, inputs, on.grad) if phase == "forward+backward" else y
 
 
 def sides(settings: Settings, shape: Shape, dtype: str, mask: str, phase: str) -> Sequence[Side]:
     """Dense and peers once; dropout and SparseDrop at every p."""
-    on = Operands.make(shape, dtype, settings.device, requires_grad=True)
+    on = Operands.make(shape, dtype, settings.device, requires_grad=True, bias=settings.bias)
     part, steps = phase.removesuffix(GRAPH), _steps(phase)
 
     def ready(layer: Layer) -> Callable[[], object]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import product
 
 import torch
@@ -18,7 +19,7 @@ from ...convert import convert
 from ...explain import explain
 from ...masks import Kind
 from ..settings import DTYPES, Settings, Shape
-from ..timing import Side, captured, same
+from ..timing import GRAPH, STEPS, Side, captured, same
 from .job import Job, TimedJob
 
 
@@ -96,7 +97,7 @@ def sides(settings: Settings, dtype: str, shape: Shape, name: str) -> Sequence[S
             return torch.autograd.grad(model(x), (x, *parameters), grad)
 
         call()
-        ready = captured(call) if settings.graph else call
+        ready = captured(call, STEPS) if settings.graph else call
         return same(label, ready, kept, p, kind)
 
     def stock(model: nn.Module) -> nn.Module:
@@ -124,6 +125,7 @@ def _converted(settings: Settings, own: nn.Module, x: Tensor, p: float, kind: Ki
 
 def _job(settings: Settings, dtype: str, shape: Shape, name: str) -> Job:
     subject = f"{name}, {shape.m} rows, d {shape.k}, h {shape.n}"
-    phase = "forward+backward in a CUDA graph" if settings.graph else "forward+backward"
+    phase = "forward+backward" + GRAPH * settings.graph
     key = {"what": "mlp", "subject": subject, "dtype": dtype, "phase": phase}
-    return TimedJob(key, lambda: sides(settings, dtype, shape, name), settings.masks, settings.warmup)
+    build = partial(sides, settings, dtype, shape, name)
+    return TimedJob(key, build, settings.masks, settings.warmup, steps=STEPS if settings.graph else 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -11,17 +12,20 @@ from ...masks import BlockMask, Kind
 from ...ops.flops import kept_multiply_adds
 from ..settings import DTYPES, Settings, Shape
 
+Layer = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+"""Of x, weight and bias."""
+
 
 class Operands(NamedTuple):
-    """x (M, K), weight (N, K), bias (N,) and the gradient of the result (M, N)."""
+    """x (M, K), weight (N, K), bias (N,) or none, and the gradient of the result (M, N)."""
 
     x: Tensor
     weight: Tensor
-    bias: Tensor
+    bias: Tensor | None
     grad: Tensor
 
     @staticmethod
-    def make(shape: Shape, dtype: str, device: str, *, requires_grad: bool = False) -> Operands:
+    def make(shape: Shape, dtype: str, device: str, *, requires_grad: bool = False, bias: bool = True) -> Operands:
         generator = torch.Generator(device).manual_seed(0)
 
         def normal(*sizes: int, scale: float = 1.0) -> Tensor:
@@ -29,9 +33,10 @@ class Operands(NamedTuple):
             return numbers.to(DTYPES[dtype])
 
         m, n, k = shape
-        made = Operands(normal(m, k), normal(n, k, scale=k**-0.5), normal(n), normal(m, n))
+        made = Operands(normal(m, k), normal(n, k, scale=k**-0.5), normal(n) if bias else None, normal(m, n))
         for tensor in made[:3]:
-            tensor.requires_grad_(requires_grad)
+            if tensor is not None:
+                tensor.requires_grad_(requires_grad)
         return made
 
 

@@ -11,9 +11,8 @@ from torch.nn import functional as F
 
 from ...ops import packing
 from ..settings import Settings, Shape
-from .operands import Masks
+from .operands import Layer, Masks
 
-Layer = Callable[[Tensor, Tensor, Tensor], Tensor]
 PEERS = {
     "dropout compiled": "F.dropout + F.linear under torch.compile",
     "block mask": "a block mask in plain PyTorch, then F.linear",
@@ -60,7 +59,7 @@ def _block_masked(settings: Settings, shape: Shape, mask: str, p: float) -> Laye
         keep = torch.rand((-(-m // rows), -(-n // cols)), device=matrix.device) >= p
         return torch.where(packing.spread(keep, m, n, (rows, cols)), matrix, 0) * (1 / (1 - p))
 
-    def layer(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    def layer(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         y = F.linear(x if mask == "out" else dropped(x), weight, bias)
         return y if mask == "in" else dropped(y)
 
@@ -72,7 +71,7 @@ def _bsr(settings: Settings, shape: Shape, p: float) -> Layer:
     assert drop is not None
     made: list[Tensor] = []
 
-    def layer(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    def layer(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         with torch.no_grad():
             if not made:
                 made.append((torch.where(drop.dense(), x, 0) * drop.scale.to(x.dtype)).to_sparse_bsr(settings.block))
