@@ -41,10 +41,10 @@ PROFIT = {
     # Measured on two cores: 16 × 512 takes 0.41 ms against 0.63; q, k, v and a residual at 128 × 768, 7.7 against
     # 17.6.
     "cpu": Profit(cost=1 << 13, element=1, work=0, copies=True),
-    # In µs, on an H200 in bfloat16. Cost and work: the line through what layers of twelve shapes take as CUDA graphs
-    # more than without dropout (examples/results/h200-small-layers.json); nine in ten lie within 10 µs of it. Today's
-    # kernels begin sooner, and those graphs were of one step, with what a replay costs once: some µs too careful. An
-    # element: what the dropouts that are fused take of a step, 2.4 ps in nanoGPT, 2.7 in ViT, 2.9 in T5, 4.7 in BERT.
+    # In µs, on an H200 in bfloat16. Cost and work: the line through what layers of twelve shapes, without bias, take in
+    # CUDA graphs more than without dropout (examples/results/h200-small-layers.json); nine in ten lie within 10 µs of
+    # it, the smallest shapes below. An element: what the dropouts that are fused take of a step, 2.4 ps in nanoGPT,
+    # 2.7 in ViT, 2.9 in T5, 4.7 in BERT.
     "cuda": Profit(cost=18, element=2.5e-6, work=7e-9, copies=False),
 }
 # Not measured.

@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch_sparsedrop.passes import profit
 from zoo import CASES
 
 import torch_sparsedrop as sparsedrop
@@ -101,49 +100,6 @@ def test_plain_table_without_rich(monkeypatch: pytest.MonkeyPatch) -> None:
     report = sparsedrop.explain(Net(), torch.randn(32, 64), options=ALL)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert "drop1   B" in str(report)
-
-
-def test_profitable_says_what_would_have_to_change() -> None:
-    rows = sparsedrop.explain(Net(), torch.randn(2048, 64)).to_dict()["sites"]
-    assert [row["decision"] for row in rows] == ["left", "left"]
-    assert "would drop whole rows" in rows[0]["reason"]
-    assert "block=(128, 32)" in rows[0]["reason"]
-
-
-@pytest.mark.parametrize(
-    ("rows", "inputs", "outputs", "p", "decision"),
-    [
-        (4096, 768, 768, 0.1, "left"),
-        (8192, 768, 768, 0.1, "fused"),
-        (8192, 3072, 768, 0.1, "fused"),
-        (4096, 1024, 1024, 0.1, "left"),
-        (4096, 1024, 1024, 0.5, "fused"),
-        (8192, 4096, 16, 0.05, "fused"),  # LoRA's: for the elements, not for the multiply-adds
-    ],
-)
-def test_profitable_on_a_gpu(rows, inputs, outputs, p, decision, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(profit.PROFIT, "cpu", profit.PROFIT["cuda"])
-    for net in (
-        nn.Sequential(nn.Dropout(p), nn.Linear(inputs, outputs)),
-        nn.Sequential(nn.Linear(outputs, inputs), nn.Dropout(p)),
-    ):
-        x = torch.zeros(rows, inputs if isinstance(net[-1], nn.Linear) else outputs)
-        (row,) = sparsedrop.explain(net, x).to_dict()["sites"]
-        assert row["decision"] == decision, row
-        if decision == "left":
-            assert (
-                f"too small to gain: {rows * inputs} elements, {rows * inputs * outputs} multiply-adds" in row["reason"]
-            )
-
-
-def test_profitable_where_there_was_no_dropout(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What `F.dropout` would cost is not saved there: only the multiply-adds count."""
-    monkeypatch.setitem(profit.PROFIT, "cpu", profit.PROFIT["cuda"])
-    for outputs, decision in ((16, "left"), (4096, "fused")):
-        net = nn.Sequential(nn.Linear(4096, outputs))
-        report = sparsedrop.explain(net, torch.zeros(8192, 4096), options={"p": 0.1, "insert": "linear"})
-        (row,) = report.to_dict()["sites"]
-        assert row["decision"] == decision, row
 
 
 @pytest.mark.parametrize("training", [False, True])
