@@ -68,7 +68,8 @@ def test_json_and_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     pytest.importorskip("matplotlib")
     sizes = ["--shape", "64,48,80", "--p", "0", "0.5", "--block", "16", "--masks", "3", "--mask", "in"]
     what = ["--what", "gemm", "layer", "draw", "overhead"]
-    assert main(["bench", *sizes, *what, "--json", str(tmp_path / "a.json"), "--png", str(tmp_path / "a.png")]) == 0
+    files = ["--json", str(tmp_path / "a.json"), "--png", str(tmp_path / "a.png")]
+    assert main(["bench", "--device", "cpu", *sizes, *what, *files]) == 0
     shown = capsys.readouterr().out
     written = json.loads((tmp_path / "a.json").read_text())
     assert set(written) == {"schema", "runs"}
@@ -76,18 +77,21 @@ def test_json_and_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert set(found) == {"environment", "settings", "load", "left", "rows"}
     assert {"versions", "cpu", "gpus", "serving"} <= set(found["environment"])
     assert found["settings"]["shapes"] == [[64, 48, 80]]
-    # gemm: 3 products × (dense, 2 p); layer: 2 phases × (dense, dropout, 2 p); draw: 2; overhead: 2 phases × 3 sides
-    assert [row["what"] for row in found["rows"]] == ["gemm"] * 9 + ["layer"] * 8 + ["draw"] * 2 + ["overhead"] * 6
+    # gemm: 3 products × (dense, narrowed, 2 p); layer: 2 phases × (dense, dropout, 2 p); draw: 2;
+    # overhead: 2 phases × 3 sides
+    assert [row["what"] for row in found["rows"]] == ["gemm"] * 12 + ["layer"] * 8 + ["draw"] * 2 + ["overhead"] * 6
     for row in found["rows"]:
         times = row["seconds"]
         assert 0 < times["low"] <= times["median"] <= times["high"]
-        assert ("p" in row) == (row["side"] in ("sparsedrop", "dropout"))
-        assert row.get("kept") == (None if row["side"] == "draw" else 1) or row["side"] == "sparsedrop"
+        assert ("p" in row) == (row["side"] in ("sparsedrop", "narrowed", "dropout"))
+        assert row.get("kept") == (None if row["side"] == "draw" else 1) or row["side"] in ("sparsedrop", "narrowed")
         bases = {"dense", "dropout"} if row["what"] in ("layer", "overhead") else {"dense"}
         if row["side"] == "dense":
             bases = set()
-        elif row.get("p") == 0 or row["side"] == "dropout":
+        elif row.get("p") == 0 or row["side"] in ("dropout", "narrowed"):
             bases = {"dense"}
+        elif row["what"] == "gemm":
+            bases = {"dense", "narrowed"}
         assert set(row.get("relative", ())) == bases
     assert "64×48×80, float32, mask in, forward+backward" in shown
     assert "kept-work efficiency, 64×48×80" in shown
@@ -177,13 +181,15 @@ def test_readme_tables_name_what_they_show(tmp_path: Path) -> None:
         for what, p in (("layer", 0.5), ("gemm", 0.5), ("gemm", 0.1)):
             sides = [same("dense", int), same("dropout", int), same("sparsedrop", int, 1.0, p, kind)]
             samples = {side: [Sample(1.0, 1.0)] for side in sides}
+            samples[same("narrowed", int, 0.5, p)] = [Sample(0.625, 0.5)]
             record.rows.extend(timed_rows(samples, what=what, subject="s", dtype="d", phase=phase, mask="in"))
         before = Record.load_from(tmp_path / "a.json") if (tmp_path / "a.json").exists() else []
         record.save(tmp_path / "a.json", before)
     assert "first" in readme.layer(tmp_path / "a.json")
     assert "second" not in readme.layer(tmp_path / "a.json")
-    lead = "Lowest to highest median over bernoulli masks at p = 0.1, 0.5; balanced masks at p = 0.1, 0.5:"
+    lead = "Lowest to highest median over bernoulli masks at p = 0.1, 0.5; balanced masks at p = 0.1, 0.5, and"
     assert readme.gemm(tmp_path / "a.json").startswith(lead)
+    assert "| 1.00–1.00 (0.80–0.80) |" in readme.gemm(tmp_path / "a.json")
 
 
 def test_block_and_model_rows_make_tables_and_panels(tmp_path: Path) -> None:

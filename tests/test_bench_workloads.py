@@ -22,7 +22,7 @@ from torch_sparsedrop.bench.models.entrant import Entrant, Which
 from torch_sparsedrop.bench.record import Record
 from torch_sparsedrop.bench.settings import Shape
 from torch_sparsedrop.bench.timing import GRAPH, HostTimer, timer_for
-from torch_sparsedrop.bench.workloads import WORKLOADS, layer, memory, mlp, peers
+from torch_sparsedrop.bench.workloads import WORKLOADS, gemm, layer, memory, mlp, peers
 from torch_sparsedrop.bench.workloads.bound import quantisation_bound
 from torch_sparsedrop.bench.workloads.job import TimedJob
 from torch_sparsedrop.bench.workloads.operands import Masks, Operands
@@ -112,6 +112,24 @@ def test_bound_of_whole_tiles() -> None:
     assert quantisation_bound("dx", shape, Masks(out.drop_out, None), 2) == pytest.approx(3.5 / 2 / 2)
     assert quantisation_bound("forward", shape, masks(None, [[0] * 4] * 4), 2) is None
     assert quantisation_bound("dw", shape, Masks(long.drop_in, out.drop_out), 2) is None
+
+
+@pytest.mark.parametrize("phase", gemm.PRODUCTS)
+@pytest.mark.parametrize("mask", ["in", "out", "both"])
+def test_narrowed_products_do_the_kept_work(mask: str, phase: str) -> None:
+    """As a mask does that keeps the first half of the columns, or for the weight's gradient of the rows."""
+    on, masks = Operands.make(Shape(256, 384, 512), "float32", "cpu"), 2 if mask == "both" else 1
+    call, share = gemm.narrowed(on, phase, mask, 0.5)
+    assert share == 0.5**masks
+    x, grad, weight = on.x, on.grad, on.weight
+    if phase == "dw":
+        x, grad = (t[: int(256 * share)] for t in (x, grad))
+    elif mask in ("in", "both"):
+        x, weight = x[:, :256], weight[:, :256]
+    if phase != "dw" and mask in ("out", "both"):
+        grad, weight = grad[:, :192], weight[:192]
+    product = {"forward": lambda: x @ weight.t(), "dx": lambda: grad @ weight, "dw": lambda: grad.t() @ x}[phase]
+    torch.testing.assert_close(call(), product())
 
 
 def test_gemm_measures_all_places_of_the_mask_unless_told() -> None:

@@ -54,24 +54,32 @@ def _layers(file: Path, phase: str) -> str:
 
 
 def gemm(file: Path) -> str:
-    """Kept-work efficiency of each product: the lowest and highest median over p up to 0.7 and the kinds of masks."""
-    rows, _ = _read(file, "gemm")
-    rows = [row for row in rows if row.side == "sparsedrop" and row.p is not None and row.p <= 0.7]
+    """Kept-work efficiency of each product: the lowest and highest median over p up to 0.7 and the kinds of masks, and
+    of the narrowed dense product."""
+    found, _ = _read(file, "gemm")
+    found = [row for row in found if row.efficiency and row.p is not None and row.p <= 0.7]
+    rows, narrowed = ([row for row in found if row.side == side] for side in ("sparsedrop", "narrowed"))
     phases = list(dict.fromkeys(row.phase for row in rows))
     lines = []
     for subject, dtype, mask in dict.fromkeys((row.subject, row.dtype, row.mask) for row in rows):
         cells = []
         for phase in phases:
             key = subject, dtype, mask, phase
-            found = [r.efficiency.median for r in rows if (r.subject, r.dtype, r.mask, r.phase) == key and r.efficiency]
-            cells.append(f"{min(found):.2f}–{max(found):.2f}" if found else "–")
+            ours, theirs = _range(rows, key), _range(narrowed, key)
+            cells.append(f"{ours} ({theirs})" if narrowed else ours)
         lines.append([subject, dtype, mask, *cells])
     kinds: dict[str, set[str]] = {}
     for row in rows:
         kinds.setdefault(row.kind, set()).add(f"{row.p:g}")
     masks = "; ".join(f"{kind} masks at p = {', '.join(sorted(at))}" for kind, at in kinds.items())
     table = _table(["M × N × K", "dtype", "mask on", *phases], lines)
-    return f"Lowest to highest median over {masks}:\n\n{table}"
+    beside = ", and in brackets of `F.linear` narrowed to the kept work, p = 0 left out" if narrowed else ""
+    return f"Lowest to highest median over {masks}{beside}:\n\n{table}"
+
+
+def _range(rows: Sequence[Row], key: tuple[str, str, str, str]) -> str:
+    found = [r.efficiency.median for r in rows if (r.subject, r.dtype, r.mask, r.phase) == key and r.efficiency]
+    return f"{min(found):.2f}–{max(found):.2f}" if found else "–"
 
 
 def memory(file: Path) -> str:

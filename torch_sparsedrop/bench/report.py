@@ -64,7 +64,7 @@ def _compared(rows: Sequence[Row], factor: float, unit: str) -> list[str]:
 
 def gemm(rows: Sequence[Row]) -> list[str]:
     """Kept-work efficiency of each product, and TFLOP/s counting what is kept. Where it is low, "of" what whole tiles
-    of the result would allow (`bound.py`)."""
+    of the result would allow (`bound.py`). "Narrowed" is the dense library on as much work as is kept."""
     phases = list(dict.fromkeys(row.phase for row in rows))
     head = ("mask", "p", "kept", *(name for phase in phases for name in (f"{phase} ms", "TFLOP/s", "efficiency")))
     parts = []
@@ -73,7 +73,7 @@ def gemm(rows: Sequence[Row]) -> list[str]:
         for (mask, side, kind, p), found in _grouped(case, lambda row: (row.mask, row.side, row.kind, row.p)):
             own = {row.phase: row for row in found}
             cells = [cell for phase in phases for cell in (_product(own[phase]) if phase in own else ["–"] * 3)]
-            label = "dense" if side == "dense" else kind[: len(kind) * (kind != "bernoulli")]
+            label = side if side != "sparsedrop" else kind[: len(kind) * (kind != "bernoulli")]
             kept = "–" if found[0].kept is None else f"{found[0].kept:.3f}"
             lines.append([" ".join(filter(None, (mask, label))), "" if p is None else f"{p:g}", kept, *cells])
         efficiencies = [row.efficiency.median for row in case if row.side == "sparsedrop" and row.efficiency]

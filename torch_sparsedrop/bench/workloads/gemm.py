@@ -1,4 +1,8 @@
-"""The kernels alone: forward, dX and dW with a ready plan, against the dense products."""
+"""The kernels alone: forward, dX and dW with a ready plan, against the dense products.
+
+"Narrowed" is the dense product of matrices that have (1 - p) of the masked side: what the library behind `F.linear`
+makes of the kept work, were it not scattered.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +17,10 @@ from torch.nn import functional as F
 from ...masks import Kind
 from ...ops.schema import REVISION
 from ..settings import PRESETS, SIDES, Settings, Shape
-from ..timing import Side, Turn
+from ..timing import Side, Turn, same
 from .bound import quantisation_bound
 from .job import Job, TimedJob
-from .operands import Masks, Operands
+from .operands import Masks, Operands, narrower
 
 
 def _forward(on: Operands, masks: Masks | None) -> Tensor:
@@ -37,7 +41,24 @@ def _dw(on: Operands, masks: Masks | None) -> Tensor:
     return torch.ops.sparsedrop.weight_grad(on.grad, on.x, *masks.arguments(), REVISION)
 
 
+SIDES_OF = {"in": ("in",), "out": ("out",), "both": ("in", "out")}
 PRODUCTS: dict[str, Callable[[Operands, Masks | None], Tensor]] = {"forward": _forward, "dx": _dx, "dw": _dw}
+
+
+def narrowed(on: Operands, phase: str, mask: str, p: float) -> tuple[Callable[[], Tensor], float]:
+    """The dense product of about the kept work, and its share of the whole one's."""
+    m, n, k = Shape(on.x.shape[0], on.weight.shape[0], on.x.shape[1])
+    if phase == "dw":
+        rows = narrower(m, 1 - (1 - p) ** len(SIDES_OF[mask]))
+        x, grad = on.x[:rows], on.grad[:rows]
+        return lambda: grad.t() @ x, rows / m
+    cols = {side: narrower(size, p) if side in SIDES_OF[mask] else size for side, size in (("in", k), ("out", n))}
+    weight, share = on.weight[: cols["out"], : cols["in"]].contiguous(), cols["in"] * cols["out"] / (k * n)
+    if phase == "forward":
+        x = on.x[:, : cols["in"]].contiguous()
+        return lambda: F.linear(x, weight), share
+    grad = on.grad[:, : cols["out"]].contiguous()
+    return lambda: grad @ weight, share
 
 
 def jobs(settings: Settings) -> list[Job]:
@@ -62,6 +83,7 @@ def _job(settings: Settings, dtype: str, shape: Shape, mask: str, phase: str) ->
         dense = Side("dense", lambda turn: Turn(lambda: multiply(on, None)))
         return [
             dense,
+            *(same("narrowed", *narrowed(on, phase, mask, p), p) for p in settings.p if p > 0),
             *(
                 Side("sparsedrop", partial(masked, p=p, kind=kind), p, kind)
                 for p, kind in product(settings.p, settings.kind)

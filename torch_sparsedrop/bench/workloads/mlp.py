@@ -21,6 +21,7 @@ from ...masks import Kind
 from ..settings import DTYPES, Settings, Shape
 from ..timing import GRAPH, STEPS, Side, captured, same
 from .job import Job, TimedJob
+from .operands import narrower
 
 
 class Middle(nn.Module):
@@ -109,7 +110,7 @@ def sides(settings: Settings, dtype: str, shape: Shape, name: str) -> Sequence[S
         own = block(hidden, p)
         found += [side("converted", _converted(settings, own, x, p, kind), p, kind) for kind in settings.kind]
         found.append(side("dropout", stock(own), p, kept=1.0))
-        kept = round((1 - p) * hidden / 64) * 64 or hidden
+        kept = narrower(hidden, p)
         found.append(side("narrowed", stock(block(kept, 0.0)), p, kept=kept / hidden))
     return found
 

@@ -40,6 +40,11 @@ class Operands(NamedTuple):
         return made
 
 
+def narrower(size: int, p: float) -> int:
+    """(1 - p) of it, as libraries like sizes."""
+    return min(round((1 - p) * size / 64) * 64, size) or size
+
+
 class Masks(NamedTuple):
     """The masks of one call, as many as ``mask`` names: "in", "out" or "both"."""
 
