@@ -17,8 +17,12 @@ hypothesis.settings.load_profile("default")
 
 
 @pytest.fixture(autouse=True)
-def _seed():
+def _same_start():
+    """Equal random numbers, and float32 as precise as it was: transformers' TrainingArguments may turn TF32 on."""
     torch.manual_seed(0)
+    precision = torch.backends.fp32_precision
+    yield
+    torch.backends.fp32_precision = precision
 
 
 @pytest.fixture
