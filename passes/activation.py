@@ -9,6 +9,7 @@ from torch import fx
 from torch_sparsedrop.ops.functions import NUMBERS
 
 from .forms import op_name, operand_or, readers_of, value
+from .gradients import stops_gradient
 from .sites import Linear, Site
 
 # Where kernels skip what is dropped. On a CPU the compiler's own loops fuse the function with what follows.
@@ -35,6 +36,7 @@ def find_activation(site: Site) -> Activation | None:
     if function is None or tensor is None or before is None or tensor.device.type not in DEVICES:
         return None
     direct = operand_or(node, 0, "input", None) is linear.node and readers_of(linear.node) == [node]
+    direct = direct and not stops_gradient(node)
     return Activation(node, linear, function) if direct and tensor.dtype == before.dtype else None
 
 

@@ -17,6 +17,7 @@ from .forms import (
     readers_of,
     value,
 )
+from .gradients import stops_gradient
 from .left import attention_site, other_site
 from .letter import letter_of
 from .normalise import Normal, writes_privately, written_later
@@ -114,15 +115,18 @@ def _dropout_site(dropout: Dropout, module: str, normal: Normal, choice: Options
     if isinstance(site.p, fx.Node) and _depends(site.p, {made.linear.node for made in region.producers}):
         region = Region(region.shape_of, Keeps.NOTHING, [], "the probability is computed from it")
     site.letter = letter_of(source, linears, region.shape_of)
-    producers = [
-        producer
-        for producer in region.producers
-        if site.letter == "C" or producer.repeat == 1 or (isinstance(shape[-1], int) and shape[-1] % site.block[1] == 0)
-    ]
+    # Each chunk has a mask of its own in the linear's, where blocks end with it.
+    whole = isinstance(shape[-1], int) and shape[-1] % site.block[1] == 0
+    producers = [producer for producer in region.producers if producer.repeat == 1 or whole]
+    ragged = ""
+    if len(producers) < len(region.producers):
+        ragged = f"a chunk's width {shape[-1]} is not a multiple of block[1] = {site.block[1]}"
     reason = "torch.func.grad, vjp or jvp differentiates it in the graph" if node in normal.transformed else ""
     reason = reason or _unfit(dropout, site, linears)
     if not reason and site.letter == "C" and region.keeps is not Keeps.SCALE:
         reason = f"its linear's output cannot be dropped: {region.blocker or 'it is read elsewhere'}"
+    if not reason and site.letter == "C" and ragged:
+        reason = f"its linear's output cannot be dropped: {ragged}"
     if not reason and not choice.wants(module):
         reason = "excluded by include= or exclude="
     if not reason and site.p == 0:
@@ -142,9 +146,7 @@ def _dropout_site(dropout: Dropout, module: str, normal: Normal, choice: Options
         site.reason = "the linear computes only the kept blocks of its output"
         return site
     site.readers, site.others, site.producers = linears, others, producers
-    blocker = region.blocker
-    if len(site.producers) < len(region.producers):
-        blocker = f"a chunk's width {shape[-1]} is not a multiple of block[1] = {site.block[1]}"
+    blocker = ragged or region.blocker
     site.reason = "the linears read only the kept blocks of their input"
     if site.producers:
         site.reason = "kept blocks only, on both sides of the activation"
@@ -180,6 +182,8 @@ def _unfit(dropout: Dropout, site: Site, linears: list[Reader]) -> str:
         return "embedding dropout that no linear reads"
     if site.letter == "G":
         return "no linear reads it directly, and its input does not come straight from one"
+    if stops_gradient(dropout.node):
+        return "it runs without gradients, its input with them"
     tensor = value(dropout.node)
     assert tensor is not None
     if tensor.dim() < 1 or not tensor.is_floating_point():

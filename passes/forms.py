@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import fx
 
+from .gradients import stops_gradient
+
 METADATA = frozenset(
     {"size", "dim", "numel", "shape", "dtype", "device", "ndim", "sym_size", "sym_numel", "is_contiguous"}
 )
@@ -105,7 +107,7 @@ def passes_through(node: fx.Node) -> fx.Node | None:
     name = op_name(node)
     if name not in VIEWS and name not in CASTS and name not in ("dropout", "clone"):
         return None
-    if writes_to(node) is not None and name != "dropout":
+    if (writes_to(node) is not None and name != "dropout") or stops_gradient(node):
         return None
     first = node.args[0] if node.args else node.kwargs.get("input")
     before, after = value(first), value(node)
@@ -123,7 +125,7 @@ def before_or_after_dropout(node: fx.Node) -> fx.Node | None:
     if op_name(node) != "mul" or writes_to(node) is not None or len(node.args) != 2:
         return passes_through(node)
     tensor, number = node.args if isinstance(node.args[0], fx.Node) else reversed(node.args)
-    finite = isinstance(number, (int, float)) and math.isfinite(number)
+    finite = isinstance(number, (int, float)) and math.isfinite(number) and not stops_gradient(node)
     return tensor if finite and isinstance(tensor, fx.Node) and value(tensor) is not None else None
 
 

@@ -25,6 +25,7 @@ from .forms import (
     value,
     writes_to,
 )
+from .gradients import mark, stops_gradient
 from .sites import Dropout, Linear
 
 
@@ -42,6 +43,7 @@ class Normal:
 
 def normalise(graph: fx.Graph) -> Normal:
     _rename_written(graph)
+    mark(graph)
     dropouts, dead = [], 0
     for node in graph.nodes:
         if is_dropout(node):
@@ -158,7 +160,7 @@ def _linear(node: fx.Node, x: object, weight: object, bias: object, transposed: 
 
 
 def _transposed_of(node: fx.Node) -> fx.Node | None:
-    base = node.args[0] if node.args and op_name(node) in TRANSPOSES else None
+    base = node.args[0] if node.args and op_name(node) in TRANSPOSES and not stops_gradient(node) else None
     base_value, node_value = value(base), value(node)
     if base_value is None or node_value is None or base_value.dim() != 2:
         return None
@@ -190,6 +192,7 @@ def _match_add(node: fx.Node) -> Linear | None:
             not isinstance(product, fx.Node)
             or op_name(product) not in ("matmul", "mm")
             or len(readers_of(product)) != 1
+            or stops_gradient(product)
         ):
             continue
         found, added = match_linear(product), value(bias)

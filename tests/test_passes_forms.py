@@ -52,6 +52,14 @@ def test_blocks_and_kinds(name: str, block: Any, kind: str) -> None:
     assert twin.sites[0].how == expected
 
 
+@pytest.mark.parametrize("block", [(16, 32), 128])
+def test_chunks_that_end_inside_a_block_are_left(block: Any) -> None:
+    """Where no linear reads the dropout, which would take the mask instead."""
+    (site,) = run("added_chunks", block=block).sites
+    assert (site.letter, site.fused) == ("C", False)
+    assert "width 48 is not a multiple of block[1]" in site.reason
+
+
 def test_row_blocks_that_differ() -> None:
     class Net(nn.Module):
         def __init__(self) -> None:

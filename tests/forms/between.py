@@ -62,6 +62,12 @@ def chunked_gate(m: Form, x: Tensor) -> Tensor:
     return m.fc2(F.dropout(F.gelu(gate) * up, P))
 
 
+@form(("C", OUT))
+def added_chunks(m: Form, x: Tensor) -> Tensor:
+    one, other = m.wide(x).chunk(2, dim=-1)
+    return F.dropout(one + other, P)
+
+
 @form(("B", BOTH))
 def sigmoid_gate(m: Form, x: Tensor) -> Tensor:
     value, gate = m.wide(x).split(N, -1)
