@@ -58,6 +58,10 @@ def decide(
     if choice.insert == "linear":
         sites += [site for site in _inserted_sites(normal, sites, choice, name) if trains is None or trains(site.node)]
     _reconcile(sites)
+    own = {dropout.node: dropout.p for dropout in normal.dropouts}
+    for site in sites:
+        if not site.fused and not site.removed:  # no override reaches what is left
+            site.p = own.get(site.node, site.p)
     return sites
 
 

@@ -46,6 +46,18 @@ def test_compiled_again_with_this_backend(x: Tensor) -> None:
         assert drops_blocks(outer(x))
 
 
+@pytest.mark.parametrize("inside", [False, True])
+def test_compiled_again_with_other_options(x: Tensor, inside: bool) -> None:
+    """The outer ones hold, and a warning says what is lost."""
+    model = sparsedrop.convert(MLP(), p=1.0, **FAST)
+    outer = sparsedrop.convert(nn.Sequential(model), **FAST) if inside else None
+    if outer is None:
+        outer = torch.compile(model, backend="sparsedrop", options=FAST)
+    name = "module '0' was" if inside else "the model was"
+    with pytest.warns(UserWarning, match=f"{name} converted with another p than"):
+        assert drops_blocks(outer(x))
+
+
 def test_model_compile_in_place(x: Tensor) -> None:
     model = sparsedrop.convert(MLP(), **FAST)
     model.compile(backend="eager")

@@ -102,6 +102,19 @@ def test_plain_table_without_rich(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "drop1   B" in str(report)
 
 
+def test_inserts_only_where_training_does() -> None:
+    net = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 64))
+    net[0].eval()
+    rows = sparsedrop.explain(net, torch.randn(32, 64), options=ALL | {"insert": "linear", "p": 0.9}).to_dict()["sites"]
+    assert [row["module"] for row in rows] == ["1"]
+
+
+def test_what_is_left_keeps_its_own_p() -> None:
+    options = ALL | {"p": 0.75, "exclude": "drop2"}
+    rows = sparsedrop.explain(Net(0.25), torch.randn(32, 64), options=options).to_dict()["sites"]
+    assert [(row["decision"], row["p"]) for row in rows] == [("fused", 0.75), ("left", 0.25)]
+
+
 @pytest.mark.parametrize("training", [False, True])
 def test_leaves_everything_as_found(training: bool) -> None:
     net = Net().train(training)

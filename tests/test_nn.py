@@ -39,6 +39,24 @@ def test_training_uses_the_function(module):
 
 
 @MODULES
+def test_shallow_copies_share_p_as_they_share_its_buffer(module):
+    layer = module(32, 24, p=0.25, block=16)
+    shared = copy.copy(layer)
+    for p in (0.75, 0.5):
+        shared.p = p
+        assert layer.p == layer._p.item() == shared.p == shared._p.item() == p
+        shared.double()
+
+
+@MODULES
+def test_p_of_a_layer_made_in_inference_mode_can_be_set(module):
+    with torch.inference_mode():
+        layer = module(32, 24, p=0.25, block=16)
+    layer.p = 0.5
+    assert layer.p == layer._p.item() == 0.5
+
+
+@MODULES
 def test_p_survives_moves_casts_copies_and_files(module):
     layer = module(32, 24, p=0.1, block=16)
     file = io.BytesIO()

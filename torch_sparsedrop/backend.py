@@ -6,7 +6,7 @@ import functools
 import inspect
 import warnings
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -34,7 +34,7 @@ def sparsedrop(
     parsed, model = Options.parse(settings), running_model()
     if model is not None:
         parsed.warn_unmatched(name for name, _ in model.named_modules())
-    return compile_with(parsed, module, example_inputs)
+    return compile_with(parsed, module, example_inputs, model)
 
 
 class Backend:
@@ -57,6 +57,8 @@ def compile_with(
     from .modules import module_trains, namer, tell_apart
     from .passes import SparseDropPass
 
+    for name, given in _other_conversions(model, options):
+        _warn_of_other_options(name, given)
     if options.patterns():
         tell_apart(model, options.choices_for)
     run = SparseDropPass(options, name=namer(model), trains=module_trains, together=_seeds_each_call(options))
@@ -64,6 +66,28 @@ def compile_with(
     if options.inner == "eager" and _recomputes(module):
         options = replace(options, inner="aot_eager")
     return _inner(options)(module, example_inputs)
+
+
+def _other_conversions(model: nn.Module | None, options: Options) -> Iterator[tuple[str, str]]:
+    """Modules in a graph of ours that were converted with other options, and these: the graph's hold."""
+    from .convert import conversion_of
+
+    for name, module in () if model is None else model.named_modules():
+        conversion = conversion_of(module)
+        if conversion is not None and conversion.options.decisions() != options.decisions():
+            theirs, ours = conversion.options.decisions(), options.decisions()
+            yield name, ", ".join(key for key in theirs if theirs[key] != ours[key])
+
+
+@functools.cache
+def _warn_of_other_options(name: str, which: str) -> None:
+    what = f"module {name!r} was" if name else "the model was"
+    warnings.warn(
+        f"torch_sparsedrop: {what} converted with another {which} than the compile that it is part of now, whose "
+        'options hold for all of it; give convert\'s to torch.compile(…, backend="sparsedrop", options={…}) too, or to '
+        "convert of the whole",
+        stacklevel=2,
+    )
 
 
 def compile_apart(function: Callable[..., Any], backend: Callable[..., Any], **settings: Any) -> Callable[..., Any]:

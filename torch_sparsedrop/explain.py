@@ -73,7 +73,7 @@ class Recorder:
         self.graphs: list[tuple[list[Any], dict[fx.Node, Any], int]] = []
 
     def __call__(self, module: fx.GraphModule, example_inputs: Any) -> Callable[..., Any]:
-        from .modules import namer, tell_apart
+        from .modules import module_trains, namer, tell_apart
         from .passes import decide, graphs, normalise
 
         model = self._model()
@@ -83,7 +83,7 @@ class Recorder:
         sites, linears, dead = [], {}, 0
         for graph in graphs(module.graph):
             normal = normalise(graph)
-            sites += decide(normal, self.options, name=name)
+            sites += decide(normal, self.options, name=name, trains=module_trains)
             linears.update(normal.linears)
             dead += normal.dead
         self.graphs.append((sites, linears, dead))

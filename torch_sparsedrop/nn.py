@@ -18,6 +18,7 @@ class _BlockDropout(nn.Linear):
     """A linear layer that holds a probability, as a buffer, so that changing it does not recompile."""
 
     _p: Tensor
+    _p_on_host: list[float]  # of one number: a shallow copy shares it, as it shares the buffer
     _apply_dropout: Callable[..., Tensor]
 
     def __init__(
@@ -36,28 +37,30 @@ class _BlockDropout(nn.Linear):
         check_kind(kind)
         self.block = check_block(block)
         self.kind = kind
-        self.register_buffer("_p", torch.zeros((), dtype=torch.float32, device=device), persistent=False)
+        with torch.inference_mode(False):
+            self.register_buffer("_p", torch.zeros((), dtype=torch.float32, device=device), persistent=False)
+        self._p_on_host = [0.0]
         self.p = p
 
     @property
     def p(self) -> float:
         """The probability that a block is dropped. Assigning it takes effect at once, compiled or not."""
-        return self._p_on_host
+        return self._p_on_host[0]
 
     @p.setter
     def p(self, value: float) -> None:
         if isinstance(value, Tensor):
             raise TypeError("p must be a float in [0, 1]; pass a tensor to the functions of torch_sparsedrop instead")
         check_p(value)
-        self._p_on_host = float(value)
         self._p.fill_(value)
+        self._p_on_host[0] = float(value)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "p":  # Module would register a Parameter instead of asking the property.
             object.__setattr__(self, name, value)
         elif name == "_p":  # Who loads a model built on "meta" puts a tensor without a value here.
             with torch.inference_mode(False):  # There too, moving a model must not end that p can be set.
-                super().__setattr__(name, torch.full_like(value, self._p_on_host, dtype=torch.float32))
+                super().__setattr__(name, torch.full_like(value, self.p, dtype=torch.float32))
         else:
             super().__setattr__(name, value)
 
@@ -74,7 +77,7 @@ class _BlockDropout(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         # Compiled code does not look at the number: that would specialise on it.
-        if not self.training or (not torch.compiler.is_compiling() and self._p_on_host == 0):
+        if not self.training or (not torch.compiler.is_compiling() and self._p_on_host[0] == 0):
             return F.linear(x, self.weight, self.bias)
         return type(self)._apply_dropout(x, self.weight, self.bias, self._p, block=self.block, kind=self.kind)
 

@@ -89,6 +89,11 @@ class Options:
         if both:
             raise ValueError(f"include and exclude both name {sorted(both)}")
 
+    def decisions(self) -> dict[str, Any]:
+        """What decides about dropouts; the rest is how graphs are compiled."""
+        names = ("insert", "p", "block", "kind", "include", "exclude", "select")
+        return {name: getattr(self, name) for name in names}
+
     def wants(self, module: str) -> bool:
         included = not self.include or any(matches(module, pattern) for pattern in self.include)
         return included and not any(matches(module, pattern) for pattern in self.exclude)
