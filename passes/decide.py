@@ -20,7 +20,8 @@ from .forms import (
 from .gradients import stops_gradient
 from .left import attention_site, other_site
 from .letter import letter_of
-from .normalise import Normal, writes_privately, written_later
+from .memory import writes_privately, written_later
+from .normalise import Normal
 from .profit import unprofitable
 from .region import Keeps, Region, find_region
 from .sites import Dropout, Linear, Reader, Site

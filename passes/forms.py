@@ -18,10 +18,6 @@ VIEWS = frozenset(
 )
 CASTS = frozenset({"to", "float", "half", "bfloat16", "double", "type", "type_as", "_to_copy"})
 TRANSPOSES = frozenset({"t", "T", "mT", "transpose", "permute", "swapaxes", "swapdims", "adjoint"})
-ALIASES = VIEWS | CASTS | TRANSPOSES | {
-    "getitem", "chunk", "split", "narrow", "select", "slice", "expand", "expand_as", "unbind", "detach", "tensor_split",
-    "unfold", "diagonal", "movedim", "squeeze", "alias", "as_strided", "view_as_real", "split_with_sizes",
-}  # fmt: skip
 _INPLACE_OPERATORS = {"iadd": "add", "isub": "sub", "imul": "mul", "itruediv": "div", "ipow": "pow"}
 _SYNONYMS = {"truediv": "div", "true_divide": "div", "divide": "div", "multiply": "mul", "subtract": "sub",
              "negative": "neg", "__matmul__": "matmul", "concat": "cat", "sym_size_int": "sym_size"}  # fmt: skip
@@ -112,6 +108,8 @@ def passes_through(node: fx.Node) -> fx.Node | None:
     first = node.args[0] if node.args else node.kwargs.get("input")
     before, after = value(first), value(node)
     if before is None or after is None or before.dim() == 0 or after.dim() == 0 or before.device != after.device:
+        return None
+    if name in VIEWS and before.dtype != after.dtype:  # the same bits as other numbers
         return None
     if not (before.is_floating_point() and after.is_floating_point() and same(before.shape[-1], after.shape[-1])):
         return None

@@ -10,11 +10,11 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import fx
+from torch import fx, nn
+from torch._subclasses import FakeTensor
 
 from .attention import match_output_projection
 from .forms import (
-    ALIASES,
     TRANSPOSES,
     dropout_arguments,
     is_dead,
@@ -89,37 +89,6 @@ def _rename_written(graph: fx.Graph) -> None:
                 user.replace_input_with(written, node)
 
 
-def writes_privately(node: fx.Node) -> bool:
-    """Whether nobody can tell an in-place call from one that returns a new tensor."""
-    written = writes_to(node)
-    while written is not None:
-        if written.op in ("placeholder", "get_attr") or len(readers_of(written)) > 1:
-            return False
-        source = written.args[0] if written.args else None
-        written = source if op_name(written) in ALIASES and isinstance(source, fx.Node) else writes_to(written)
-    return True
-
-
-def written_later(nodes: list[fx.Node], after: fx.Node) -> fx.Node | None:
-    """A call behind ``after`` that changes one of ``nodes``, or a view of it, in place."""
-    seen: set[fx.Node] = set()
-    todo = list(nodes)
-    while todo:
-        at = todo.pop()
-        if at in seen:
-            continue
-        seen.add(at)
-        if op_name(at) in ALIASES and at.args and isinstance(at.args[0], fx.Node):
-            todo.append(at.args[0])
-        for user in at.users:
-            written = user.args[0] if op_name(user) == "setitem" else writes_to(user)
-            if written is at and after < user:
-                return user
-            if op_name(user) in ALIASES or (written is at and user is not after):
-                todo.append(user)
-    return None
-
-
 def match_linear(node: fx.Node) -> Linear | None:
     """The linear layer whose result ``node`` is."""
     if node.op not in ("call_function", "call_method") or value(node) is None:
@@ -134,6 +103,9 @@ def match_linear(node: fx.Node) -> Linear | None:
     return found
 
 
+_PLAIN = (torch.Tensor, nn.Parameter, FakeTensor)
+
+
 def _match_linear(node: fx.Node) -> Linear | None:
     named = dict(zip(("input", "weight", "bias"), node.args, strict=False)) | node.kwargs
     x, weight, bias = named["input"], named["weight"], named.get("bias")
@@ -145,11 +117,14 @@ def _linear(node: fx.Node, x: object, weight: object, bias: object, transposed: 
     x_value, w_value, b_value = value(x), value(weight), value(bias)
     if x_value is None or w_value is None or w_value.dim() != 2 or x_value.dim() < 1:
         return None
+    # A subclass (quantised, distributed) knows PyTorch's ops, not ours.
+    if not all(tensor is None or type(tensor) in _PLAIN for tensor in (x_value, w_value, b_value)):
+        return None
     if not x_value.is_floating_point() or not w_value.is_floating_point():
         return None
-    result = value(node)
-    fits = b_value is not None and result is not None and b_value.dim() == 1
-    if bias is not None and not (fits and same(b_value.shape[0], result.shape[-1])):  # type: ignore[union-attr]
+    # A longer bias spreads a product of one column.
+    fits = b_value is not None and b_value.dim() == 1 and same(b_value.shape[0], w_value.shape[1 if transposed else 0])
+    if bias is not None and not fits:
         return None
     assert isinstance(x, fx.Node)
     assert isinstance(weight, fx.Node)

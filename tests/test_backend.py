@@ -75,6 +75,56 @@ def test_small_p_is_nearly_no_dropout() -> None:
     torch.testing.assert_close(y, net.eval()(x))
 
 
+class Quantised(Tensor):
+    """A weight in eight bits, that only knows what PyTorch's linear does with it."""
+
+    @staticmethod
+    def __new__(cls, weight: Tensor, scale: Tensor) -> Quantised:
+        return Tensor._make_wrapper_subclass(cls, weight.shape, dtype=scale.dtype)  # type: ignore[attr-defined]
+
+    def __init__(self, weight: Tensor, scale: Tensor) -> None:
+        self.weight, self.scale = weight, scale
+
+    def __tensor_flatten__(self) -> tuple[list[str], None]:
+        return ["weight", "scale"], None
+
+    @staticmethod
+    def __tensor_unflatten__(inner: dict[str, Tensor], *rest: object) -> Quantised:
+        return Quantised(inner["weight"], inner["scale"])
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        if function is F.linear:
+            x, weight, *bias = args
+            return F.linear(x, weight.weight.to(x.dtype) * weight.scale, *bias, **kwargs or {})
+        with torch._C.DisableTorchFunctionSubclass():
+            return function(*args, **kwargs or {})
+
+    @classmethod
+    def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
+        if function in (torch.ops.aten.detach.default, torch.ops.aten.alias.default):
+            return Quantised(args[0].weight, args[0].scale)
+        if function.namespace != "aten":
+            raise NotImplementedError(f"{function} of a quantised weight")
+        whole = [arg.weight * arg.scale if isinstance(arg, Quantised) else arg for arg in args]
+        return function(*whole, **kwargs or {})
+
+
+@pytest.mark.parametrize("inner", ["eager", "aot_eager"])
+def test_weights_of_a_subclass(inner) -> None:
+    """Whatever Dynamo makes of them, they work as without this library."""
+    model, x = Net(), torch.randn(32, 64)
+    for linear in (model.fc1, model.fc2):
+        scale = linear.weight.detach().abs().amax() / 127
+        weight = (linear.weight.detach() / scale).round().to(torch.int8)
+        linear.weight = nn.Parameter(Quantised(weight, scale), requires_grad=False)
+    expected = model.eval()(x)
+    compiled = torch.compile(model.train(), backend="sparsedrop", options={**OPTIONS, "inner": inner})
+    compiled(x).sum().backward()
+    assert model.fc1.bias.grad is not None
+    assert torch.equal(torch.compile(model.eval(), backend="sparsedrop", options=OPTIONS)(x), expected)
+
+
 def test_insert_only_while_training() -> None:
     """The graph does not say whether it trains: toggling must be noticed all the same."""
     net = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64))

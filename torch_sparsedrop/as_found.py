@@ -47,6 +47,8 @@ def as_found(model: nn.Module, inputs: Any = ()) -> Iterator[Originals]:
             if numpy:
                 numpy.random.set_state(numbers)
             for tensor, saved in [*copies, *originals.saved.values()]:
+                if tensor.is_meta:
+                    continue
                 if tensor.layout != torch.strided or not torch.equal(tensor, saved):
                     with torch.no_grad():
                         tensor.copy_(saved)

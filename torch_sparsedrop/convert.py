@@ -124,6 +124,8 @@ class Conversion:
         if self.explained:
             return forward(model, *args, **kwargs)
         if not torch.compiler.is_compiling():
+            if torch._C._functorch.peek_interpreter_stack() is not None:
+                _warn_of_transforms()
             return self.compiled(model, forward)(model, *args, **kwargs)
         if _may_break():
             return _apart(self, model, forward, args, kwargs)
@@ -279,6 +281,15 @@ def _warn_once() -> None:
     warnings.warn(
         "torch_sparsedrop: a converted model is being compiled whole by another backend, which keeps its ordinary "
         'dropout; use torch.compile(…, backend="sparsedrop") there',
+        stacklevel=2,
+    )
+
+
+@functools.cache
+def _warn_of_transforms() -> None:
+    warnings.warn(
+        "torch_sparsedrop: PyTorch does not compile a model that torch.func.grad, vmap or others transform from "
+        "outside: a converted one keeps its ordinary dropout there",
         stacklevel=2,
     )
 

@@ -135,7 +135,8 @@ def _linear_flops(linear: Any) -> int:
 
 
 def _hint(size: Any) -> int:
-    return size if isinstance(size, int) else int(size.node.hint)
+    """A size of this run; 0 where it depends on data, and not even the compiler knows it."""
+    return size if isinstance(size, int) else int(size.node.hint or 0)
 
 
 def _number(p: Any) -> float | None:

@@ -24,6 +24,35 @@ def source_written_later(m: Form, x: Tensor) -> Tensor:
     return m.fc1(d).sum() + y.sum()
 
 
+@form(("A", None))
+def result_written_through_another_view(m: Form, x: Tensor) -> Tensor:
+    d = F.dropout(x.sin(), P)
+    d.ravel().mul_(2)
+    return m.fc1(d)
+
+
+@form(("A", None))
+def result_written_in_a_list(m: Form, x: Tensor) -> Tensor:
+    d = F.dropout(x.sin(), P)
+    torch._foreach_mul_([d], 2.0)
+    return m.fc1(d)
+
+
+@form(("A", None))
+def result_written_as_an_out(m: Form, x: Tensor) -> Tensor:
+    d = F.dropout(x.detach().sin(), P)
+    torch.mul(d, 2, out=d)
+    return m.fc1(d)
+
+
+@form(("A", None))
+def source_written_through_another_view(m: Form, x: Tensor) -> Tensor:
+    y = x.sin() * 1.0
+    d = F.dropout(y, P)
+    torch.moveaxis(y, 0, 1)[0].add_(1)
+    return m.fc1(d).sum() + y.sum()
+
+
 @form(("B", BOTH), ("C", OUT))
 def result_added_to(m: Form, x: Tensor) -> Tensor:
     d = F.dropout(m.fc2(F.dropout(F.relu(m.fc1(x)), P)), P)
@@ -68,6 +97,13 @@ def torch_dropout_in_place(m: Form, x: Tensor) -> Tensor:
 def in_place_seen_through_a_view(m: Form, x: Tensor) -> Tensor:
     y = x.sin()
     view = y.view(-1)
+    return m.fc1(F.dropout(y, P, True, True)).sum() + view.sum()
+
+
+@form(("A", None))
+def in_place_seen_through_another_view(m: Form, x: Tensor) -> Tensor:
+    y = x.sin()
+    view = y.ravel()
     return m.fc1(F.dropout(y, P, True, True)).sum() + view.sum()
 
 

@@ -113,3 +113,13 @@ def complex_linear(m: Form, x: Tensor) -> Tensor:
 @form(("G", None))
 def einsum_that_broadcasts(m: Form, x: Tensor) -> Tensor:
     return torch.einsum("bsk,nk->bsn", F.dropout(x.sin().mean(-1, keepdim=True), P), m.w)
+
+
+@form(("A", IN))
+def one_column_and_a_longer_bias(m: Form, x: Tensor) -> Tensor:
+    return F.dropout(x.sin(), P) @ m.v[:, :1] + m.b
+
+
+@form(("G", None))
+def one_column_and_a_longer_bias_output(m: Form, x: Tensor) -> Tensor:
+    return F.dropout(x @ m.v[:, :1] + m.b, P)
