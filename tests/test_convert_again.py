@@ -58,6 +58,22 @@ def test_compiled_again_with_other_options(x: Tensor, inside: bool) -> None:
         assert drops_blocks(outer(x))
 
 
+def test_transformed_from_outside_says_what_is_lost(x: Tensor) -> None:
+    """PyTorch does not compile there."""
+    sys.modules["torch_sparsedrop.convert"]._warn_of_transforms.cache_clear()  # type: ignore[attr-defined]
+    model = sparsedrop.convert(MLP(), **FAST)
+
+    def loss(parameters: Any) -> Tensor:
+        y: Tensor = torch.func.functional_call(model, parameters, (x,))
+        return y.sum()
+
+    with pytest.warns(UserWarning, match="transform from outside"):
+        torch.func.grad(loss)(dict(model.named_parameters()))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        loss(dict(model.named_parameters()))
+
+
 def test_model_compile_in_place(x: Tensor) -> None:
     model = sparsedrop.convert(MLP(), **FAST)
     model.compile(backend="eager")

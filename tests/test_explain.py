@@ -102,6 +102,25 @@ def test_plain_table_without_rich(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "drop1   B" in str(report)
 
 
+def test_sizes_that_depend_on_data() -> None:
+    """As of the rows that an expert gets: they are in no sum of work."""
+
+    class Expert(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            (rows,) = torch.where(x[:, 0] > 0)
+            return x.index_add(0, rows, super().forward(x[rows]))
+
+    with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True):
+        report = sparsedrop.explain(Expert(), torch.randn(32, 64), options=ALL)
+    assert report.totals["fused"] == 2
+
+
+def test_models_without_values() -> None:
+    with torch.device("meta"):
+        report = sparsedrop.explain(Net(), torch.randn(32, 64), options=ALL)
+    assert report.totals["fused"] == 2
+
+
 def test_inserts_only_where_training_does() -> None:
     net = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 64))
     net[0].eval()

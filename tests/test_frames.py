@@ -48,6 +48,21 @@ class Stack(nn.Module):
         return x
 
 
+class Listed(nn.Module):
+    """Layers that a frame behind a break finds in a list."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(Layer() for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        layers = list(self.layers)
+        torch._dynamo.graph_break()
+        for layer in layers:
+            x = layer(x)
+        return x
+
+
 class Ran:
     """An inner backend; of each graph that ran with dropout, the masked linears and PyTorch's own dropouts."""
 
@@ -114,6 +129,27 @@ def test_patterns_tell_layers_apart(layer: type[nn.Module], by: str, at: int) ->
             model = torch.compile(Stack(layer), backend="sparsedrop", options=settings)  # type: ignore[assignment]
         wanted = [one if i == at else others for i in range(3)]
         assert ran.step(model) == [it for it in wanted if any(it)]
+
+
+@pytest.mark.parametrize("by", ["convert", "backend"])
+def test_patterns_tell_layers_in_lists_apart(by: str) -> None:
+    """In two equal parts of a model, whose frames have one code object."""
+    for options, second in (
+        ({"exclude": "1.layers.0.drop"}, (2, 1)),
+        ({"p": {"1.layers.1.*": 0.0}}, (2, 0)),
+        ({"exclude": "1.*"}, (0, 2)),
+    ):
+        torch._dynamo.reset()
+        ran, model = Ran(), nn.Sequential(Listed(), Listed())
+        settings: dict[str, Any] = {"inner": ran, "select": "all", "block": 16, **options}
+        if by == "convert":
+            model = sparsedrop.convert(model, **settings)
+        else:
+            model = torch.compile(model, backend="sparsedrop", options=settings)  # type: ignore[assignment]
+        assert ran.step(model) == [(4, 0), second]
+    rows = sparsedrop.explain(nn.Sequential(Listed(), Listed()), X, options={"select": "all", "block": 16})
+    names = [row["module"] for row in rows.to_dict()["sites"]]
+    assert names == [f"{part}.layers.{i}.drop" for part in range(2) for i in range(2)]
 
 
 def test_patterns_tell_many_layers_apart() -> None:

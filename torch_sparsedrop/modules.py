@@ -50,7 +50,7 @@ def tell_apart(root: nn.Module | None, choices: Callable[[str], object]) -> None
     Dynamo would run it for others of its class too, for which ``choices`` may have another answer, by their names.
     """
     from torch._dynamo.guards import GuardBuilder, install_guard
-    from torch._dynamo.source import LocalSource
+    from torch._dynamo.source import GetItemSource, LocalSource
     from torch._dynamo.symbolic_convert import InstructionTranslator
 
     try:
@@ -63,11 +63,15 @@ def tell_apart(root: nn.Module | None, choices: Callable[[str], object]) -> None
     def inside(module: nn.Module) -> list[object]:
         return [choices(f"{names[module]}.{name}".rstrip(".")) for name, _ in module.named_modules()]
 
-    for name, local in scope.items():
+    found: list[tuple[Any, Any]] = [(LocalSource(name), local) for name, local in scope.items()]
+    for source, local in found[:]:
+        if isinstance(local, (list, tuple)):
+            found += [(GetItemSource(source, i), item) for i, item in enumerate(local)]
+    for source, local in found:
         if isinstance(local, nn.Module) and local is not root and local in names:
             own = inside(local)
             if any(inside(other) != own for other in names if type(other) is type(local)):
-                install_guard(LocalSource(name).make_guard(GuardBuilder.ID_MATCH))
+                install_guard(source.make_guard(GuardBuilder.ID_MATCH))
 
 
 def running_model() -> nn.Module | None:
@@ -85,7 +89,7 @@ def running_model() -> nn.Module | None:
 
 def _find(node: fx.Node) -> tuple[nn.Module | None, Any]:
     """The module, and how Dynamo's guards reach it."""
-    from torch._dynamo.source import AttrSource, DictGetItemSource, GlobalSource, LocalSource
+    from torch._dynamo.source import AttrSource, DictGetItemSource, GetItemSource, GlobalSource, LocalSource
     from torch._dynamo.symbolic_convert import InstructionTranslator
 
     stack = node.meta.get("nn_module_stack")
@@ -106,6 +110,10 @@ def _find(node: fx.Node) -> tuple[nn.Module | None, Any]:
         children = getattr(module, "_modules", {})
         if part in children:
             module, source = children[part], DictGetItemSource(AttrSource(source, "_modules"), part)
+        elif isinstance(module, (list, tuple)) and part.isdigit() and int(part) < len(module):
+            module, source = module[int(part)], GetItemSource(source, int(part))
+        elif isinstance(module, dict) and part in module:
+            module, source = module[part], DictGetItemSource(source, part)
         elif hasattr(module, part):  # the way through a forward set on the instance: forward.__self__
             module, source = getattr(module, part), AttrSource(source, part)
         else:
