@@ -21,7 +21,7 @@ def mark(graph: fx.Graph) -> None:
             inference.append(enabled)
             enabled = enabled and not node.args[0]
         elif name == "_exit_inference_mode":
-            enabled = inference.pop()
+            enabled = inference.pop() if inference else enabled
         elif node.op in ("call_function", "call_method") and not enabled:
             node.meta[_OFF] = True
 
