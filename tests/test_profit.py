@@ -62,7 +62,7 @@ def test_profitable_where_there_was_no_dropout(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_costs_on_a_gpu_are_the_measured_ones() -> None:
-    """The line through the microseconds that masked layers take more than dense ones."""
+    """The line through the microseconds that masked layers take more than dense ones, its numbers rounded."""
     (run,) = Record.load_from(MEASURED)
     rows = [row for row in run.rows if row.phase == "forward+backward" + GRAPH]
     dense = {(row.subject, row.mask): row.seconds.median for row in rows if row.side == "dense"}

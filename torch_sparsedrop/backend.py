@@ -72,10 +72,11 @@ def _other_conversions(model: nn.Module | None, options: Options) -> Iterator[tu
     """Modules in a graph of ours that were converted with other options, and these: the graph's hold."""
     from .convert import conversion_of
 
+    ours = options.decisions()
     for name, module in () if model is None else model.named_modules():
         conversion = conversion_of(module)
-        if conversion is not None and conversion.options.decisions() != options.decisions():
-            theirs, ours = conversion.options.decisions(), options.decisions()
+        theirs = ours if conversion is None else conversion.options.decisions()
+        if theirs != ours:
             yield name, ", ".join(key for key in theirs if theirs[key] != ours[key])
 
 

@@ -45,20 +45,15 @@ SIDES_OF = {"in": ("in",), "out": ("out",), "both": ("in", "out")}
 PRODUCTS: dict[str, Callable[[Operands, Masks | None], Tensor]] = {"forward": _forward, "dx": _dx, "dw": _dw}
 
 
-def narrowed(on: Operands, phase: str, mask: str, p: float) -> tuple[Callable[[], Tensor], float]:
-    """The dense product of about the kept work, and its share of the whole one's."""
-    m, n, k = Shape(on.x.shape[0], on.weight.shape[0], on.x.shape[1])
+def narrowed(on: Operands, phase: str, mask: str, p: float) -> tuple[Operands, float]:
+    """Operands whose dense product is about the kept work, and its share of the whole one's."""
+    (m, k), (n, _) = on.x.shape, on.weight.shape
     if phase == "dw":
         rows = narrower(m, 1 - (1 - p) ** len(SIDES_OF[mask]))
-        x, grad = on.x[:rows], on.grad[:rows]
-        return lambda: grad.t() @ x, rows / m
-    cols = {side: narrower(size, p) if side in SIDES_OF[mask] else size for side, size in (("in", k), ("out", n))}
-    weight, share = on.weight[: cols["out"], : cols["in"]].contiguous(), cols["in"] * cols["out"] / (k * n)
-    if phase == "forward":
-        x = on.x[:, : cols["in"]].contiguous()
-        return lambda: F.linear(x, weight), share
-    grad = on.grad[:, : cols["out"]].contiguous()
-    return lambda: grad @ weight, share
+        return on._replace(x=on.x[:rows], grad=on.grad[:rows]), rows / m
+    inputs, outputs = (narrower(size, p) if side in SIDES_OF[mask] else size for side, size in (("in", k), ("out", n)))
+    x, grad = on.x[:, :inputs].contiguous(), on.grad[:, :outputs].contiguous()
+    return Operands(x, on.weight[:outputs, :inputs].contiguous(), None, grad), inputs * outputs / (k * n)
 
 
 def jobs(settings: Settings) -> list[Job]:
@@ -80,10 +75,13 @@ def _job(settings: Settings, dtype: str, shape: Shape, mask: str, phase: str) ->
             bound = quantisation_bound(phase, shape, masks, multiprocessors) if multiprocessors else None
             return Turn(lambda: multiply(on, masks), masks.kept(shape), bound)
 
-        dense = Side("dense", lambda turn: Turn(lambda: multiply(on, None)))
+        def narrow(p: float) -> Side:
+            operands, share = narrowed(on, phase, mask, p)
+            return same("narrowed", partial(multiply, operands, None), share, p)
+
         return [
-            dense,
-            *(same("narrowed", *narrowed(on, phase, mask, p), p) for p in settings.p if p > 0),
+            same("dense", partial(multiply, on, None)),
+            *(narrow(p) for p in settings.p if p > 0),
             *(
                 Side("sparsedrop", partial(masked, p=p, kind=kind), p, kind)
                 for p, kind in product(settings.p, settings.kind)
